@@ -1,0 +1,266 @@
+"""Images as files: save and load, import and export, through files or standard streams."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lamina.cli.images import short_id
+from lamina.cli.progress import shown
+from lamina.cli.registry import PLATFORM_HELP, platform_of
+from lamina.cli.session import Refused
+from lamina.cli.terminal import is_terminal, visible
+from lamina.cli.verbs import Verb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import IO, BinaryIO
+
+    from lamina.cli.arguments import Arguments, VerbParser
+    from lamina.cli.session import Session
+
+STREAM = "-"
+_OUTPUT_HELP = "write there instead of to standard output"
+
+
+# -- save and export: bytes out
+
+
+def _save_arguments(parser: VerbParser) -> None:
+    parser.positional("names", "IMAGE", "a name, an ID, or the beginning of an ID", nargs="+")
+    parser.value("-o", "--output", metavar="FILE", default="", about=_OUTPUT_HELP)
+    parser.value("--format", metavar="FORMAT", default="docker-archive",
+                 choices=["docker-archive", "oci-archive"],
+                 about="docker-archive (default; every engine loads it) or oci-archive")
+
+
+def _save(arguments: Arguments, session: Session) -> None:
+    with session.engine() as engine, written(arguments.output, session, "save") as out:
+        engine.save(arguments.names, out, form=arguments.format)
+
+
+SAVE = Verb(
+    _save,
+    usage="[OPTIONS] IMAGE [IMAGE...]",
+    about="""\
+Layers go into the archive as they are stored, so a pulled image keeps its digests. The file appears
+under its name when it is whole. The same images give the same bytes.""",
+    arguments=_save_arguments,
+    examples=(
+        "lamina save -o redis.tar redis:7",
+        "lamina save app:1 app:2 | ssh host docker load",
+        "lamina save --format oci-archive -o app.tar app:1",
+    ),
+)
+
+
+def _export_arguments(parser: VerbParser) -> None:
+    parser.positional("name", "NAME", "a name, an ID, or the beginning of an ID")
+    parser.value("-o", "--output", metavar="FILE", default="", about=_OUTPUT_HELP)
+    parser.value("--type", metavar="TYPE", choices=["image"], default="image", about="only 'image' for now")
+
+
+def _export(arguments: Arguments, session: Session) -> None:
+    with session.engine() as engine, written(arguments.output, session, "export") as out:
+        engine.export(arguments.name, out)
+
+
+EXPORT = Verb(
+    _export,
+    usage="[OPTIONS] NAME",
+    about="""\
+All layers as one tar: what a container would see, with owners, modes, times and extended attributes.
+Needs no root and unpacks nothing.""",
+    arguments=_export_arguments,
+    examples=("lamina export redis:7 -o redis-root.tar", "lamina export redis:7 | tar -tv | head"),
+)
+
+
+@contextmanager
+def written(output: str, session: Session, verb: str) -> Iterator[BinaryIO]:
+    """Where the bytes go. A file appears under its name when it is whole, and not at all after a failure."""
+    if output in ("", STREAM):
+        if is_terminal(session.stdout):
+            raise Refused(f"{verb}: an archive is not for a terminal; use -o FILE, or redirect the output")
+        out = session.output_bytes()
+        yield out
+        out.flush()
+        return
+    with _whole_file(output) as stream:
+        yield stream
+
+
+@contextmanager
+def _whole_file(output: str) -> Iterator[BinaryIO]:
+    if os.path.exists(output) and not os.path.isfile(output):  # /dev/null, a named pipe
+        with _naming(output):
+            device = open(output, "wb")  # noqa: SIM115 - closed below
+        with _closed(device):
+            yield from _flushed(device, output)
+        return
+    import tempfile
+
+    directory, name = os.path.split(os.path.abspath(output))
+    mode = 0o666 & ~_umask()
+    with _naming(directory):
+        temporary = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below
+            dir=directory, prefix=f".{name[:64]}.", delete=False
+        )
+    with _closed(temporary):
+        try:
+            yield from _flushed(temporary, output)
+            os.fchmod(temporary.fileno(), mode)
+            with _naming(output):
+                os.replace(temporary.name, output)
+        except BaseException:
+            os.unlink(temporary.name)
+            raise
+
+
+def _flushed(stream: IO[bytes], output: str) -> Iterator[BinaryIO]:
+    out = _NamedOutput(stream, output)
+    yield out  # type: ignore[misc]  # what archives need of a file
+    out.flush()
+
+
+@contextmanager
+def _closed(stream: IO[bytes]) -> Iterator[None]:
+    """Closing writes once more what could not be written, and would complain again."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            stream.close()
+
+
+class _NamedOutput:
+    """A file given with ``-o``, whose failures cannot be taken for the state directory's."""
+
+    def __init__(self, stream: IO[bytes], name: str) -> None:
+        self._stream = stream
+        self._name = name
+
+    def write(self, chunk: bytes | memoryview) -> int:
+        with _naming(self._name):
+            return self._stream.write(chunk)
+
+    def flush(self) -> None:
+        with _naming(self._name):
+            self._stream.flush()
+
+    def writable(self) -> bool:
+        return True
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Refused(f"{path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _umask() -> int:
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
+
+
+# -- load and import: bytes in
+
+
+def _load_arguments(parser: VerbParser) -> None:
+    parser.value("-i", "--input", metavar="FILE", default="",
+                 about="an archive or an OCI layout directory, instead of standard input")
+    parser.value("--platform", metavar="PLATFORM", default="", about=PLATFORM_HELP)
+    parser.flag("-q", "--quiet", about="no progress")
+
+
+def _load(arguments: Arguments, session: Session) -> None:
+    session.is_quiet = session.is_quiet or arguments.quiet
+    platform = platform_of(arguments.platform)
+    with (
+        _readable(arguments.input, session, "load", "-i FILE") as source,
+        shown(session, session.stderr) as report, session.engine(report) as engine,
+    ):
+        loaded = engine.load(source, platform=platform)
+    for name in loaded:
+        kind = "Loaded image ID" if name.startswith("sha256:") else "Loaded image"
+        session.print(f"{kind}: {visible(name)}")
+
+
+LOAD = Verb(
+    _load,
+    usage="[OPTIONS]",
+    about="""\
+Reads what docker, podman, skopeo and lamina save: docker-archive and OCI archives, plain or compressed
+with gzip or zstd, with one image or several, and OCI layout directories.""",
+    arguments=_load_arguments,
+    examples=("lamina load -i redis.tar", "docker save app | lamina load", "lamina load -i ./layout"),
+)
+
+
+def _import_arguments(parser: VerbParser) -> None:
+    parser.positional("file", "FILE|-", "a tar of a root filesystem, perhaps compressed; - is standard input")
+    parser.positional("name", "NAME[:TAG]", "the name to give the image", nargs="?")
+    parser.values("-c", "--change", metavar="INSTRUCTION",
+                  about="a Dockerfile instruction for the config, such as 'CMD [\"sh\"]'; may be repeated")
+    parser.value("-m", "--message", metavar="TEXT", default="", about="a comment for the image's history")
+    parser.value("--platform", metavar="PLATFORM", default="", about=PLATFORM_HELP)
+
+
+def _import(arguments: Arguments, session: Session) -> None:
+    platform = platform_of(arguments.platform)
+    created = _creation_time(session)
+    with _readable(arguments.file, session, "import", "a file's name") as source, session.engine() as engine:
+        if not hasattr(source, "read"):
+            raise Refused(f"import: {visible(str(source))} is a directory; expected a tar")
+        digest = engine.import_image(
+            source, arguments.name, changes=arguments.change, message=arguments.message,
+            platform=platform, created=created,
+        )
+    session.print(str(digest))
+    if arguments.name:
+        session.hint(f"note: {short_id(digest)} is now {visible(arguments.name)}, an image of one layer.")
+
+
+def _creation_time(session: Session) -> str | None:
+    """SOURCE_DATE_EPOCH makes the same tar the same image."""
+    epoch = session.settings.source_date_epoch
+    if epoch is None:
+        return None
+    from datetime import UTC, datetime
+
+    return f"{datetime.fromtimestamp(epoch, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+IMPORT = Verb(
+    _import,
+    usage="[OPTIONS] FILE|- [NAME[:TAG]]",
+    about="""\
+Makes an image of one layer. `lamina export` goes the other way; for archives of images, with their
+layers and history, there is `lamina load`. SOURCE_DATE_EPOCH is honoured.""",
+    arguments=_import_arguments,
+    examples=(
+        "lamina import alpine-minirootfs.tar.gz alpine:mine",
+        "tar -C root -c . | lamina import -c 'CMD [\"/bin/sh\"]' - tiny",
+    ),
+)
+
+
+@contextmanager
+def _readable(name: str, session: Session, verb: str, instead: str) -> Iterator[BinaryIO]:
+    """A file, or standard input if it is not somebody's keyboard. A directory is given as its path."""
+    if name in ("", STREAM):
+        if is_terminal(session.stdin):
+            raise Refused(f"{verb}: nothing to read from a terminal; give {instead}, or redirect the input")
+        yield session.input_bytes()
+    elif os.path.isdir(name):
+        yield Path(name)  # type: ignore[misc]
+    elif "://" in name and not os.path.exists(name):
+        raise Refused(f"{verb}: {visible(name)}: not fetched here: `curl -L URL | lamina {verb} ...`")
+    else:
+        with open(name, "rb") as stream:
+            yield stream

@@ -1,0 +1,159 @@
+"""The verbs: which there are, under which names and headings, and what one consists of.
+
+Only the names and one line each stand here, so that an overview costs nothing. The rest of a verb is in
+the module that the table names, which is imported when the verb is asked for, and not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.cli.arguments import Arguments, VerbParser
+    from lamina.cli.session import Session
+
+
+class Verb:
+    """``run`` answers with an exit code, ``None`` for 0.
+
+    ``command`` says where a command of the user's own begins: ``"--"`` after that mark alone, ``"first"``
+    at the first word that is no option, ``"all"`` at once. ``trouble`` is the exit code for a failure.
+    """
+
+    __slots__ = ("about", "arguments", "command", "examples", "run", "trouble", "usage")
+
+    def __init__(
+        self,
+        run: Callable[[Arguments, Session], int | None],
+        *,
+        usage: str,
+        about: str,
+        examples: Sequence[str],
+        arguments: Callable[[VerbParser], None] | None = None,
+        command: str = "",
+        trouble: int = 1,
+    ) -> None:
+        self.run = run
+        self.usage = usage
+        self.about = about
+        self.examples = tuple(examples)
+        self.arguments = arguments
+        self.command = command
+        self.trouble = trouble
+
+
+# heading -> name of the verb -> (module, name in it, one line)
+HEADINGS: dict[str, dict[str, tuple[str, str, str]]] = {
+    "Images in and out": {
+        "pull": ("registry", "PULL", "Download an image from a registry"),
+        "push": ("registry", "PUSH", "Upload an image to a registry"),
+        "save": ("archives", "SAVE", "Write images to an archive"),
+        "load": ("archives", "LOAD", "Read images from an archive or an OCI layout"),
+        "import": ("archives", "IMPORT", "Make an image of a root filesystem"),
+        "export": ("archives", "EXPORT", "Write an image's filesystem as one tar"),
+    },
+    "Images here": {
+        "images": ("images", "IMAGES", "List images"),
+        "inspect": ("images", "INSPECT", "Show everything about images as JSON"),
+        "history": ("images", "HISTORY", "Show the instructions that made an image"),
+        "tag": ("images", "TAG", "Give an image one more name"),
+        "rmi": ("images", "RMI", "Remove names, and images that have none left"),
+    },
+    "Layers and files": {
+        "layers": ("explain", "LAYERS", "Show an image's layers, base first, and what each changes"),
+        "ls": ("files", "LS", "List files of an image, or of one of its layers"),
+        "cat": ("files", "CAT", "Print a file of an image"),
+        "blame": ("explain", "BLAME", "Say which layer and instruction put a file there"),
+        "obscured": ("explain", "OBSCURED", "List files that are stored but that no container sees"),
+    },
+    "Filesystems": {
+        "mount": ("mounting", "MOUNT", "Mount an image's layers as one filesystem, read-only"),
+        "umount": ("mounting", "UMOUNT", "Unmount what mount has mounted"),
+        "unshare": ("mounting", "UNSHARE", "Enter a namespace where an ordinary user can mount"),
+    },
+    "Registries": {
+        "login": ("registry", "LOGIN", "Log in to a registry"),
+        "logout": ("registry", "LOGOUT", "Forget a registry's credentials"),
+        "manifest inspect": ("registry", "MANIFEST", "Show a manifest in a registry without pulling"),
+        "tags": ("registry", "TAGS", "List the tags of a repository in a registry"),
+        "serve": ("registry", "SERVE", "Be a registry: serve the images that are here"),
+    },
+    "Housekeeping": {
+        "system df": ("storage", "DF", "Show what takes space, and what could be freed"),
+        "prune": ("storage", "PRUNE", "Remove what nothing needs"),
+        "check": ("storage", "CHECK", "Verify everything that is stored"),
+        "info": ("about", "INFO", "Show the settings in force and where each comes from"),
+        "version": ("about", "VERSION", "Show the version"),
+    },
+    "Learning": {
+        "demo": ("demo", "DEMO", "See how images and layers work, in a few seconds"),
+        "help": ("help", "HELP", "Explain lamina, or one of its verbs"),
+        "completion": ("completion", "COMPLETION", "Print a completion script for a shell"),
+    },
+}
+HIDDEN = {"__complete": ("completion", "COMPLETE", "")}
+
+# docker's other spellings of the same verbs.
+ALIASES = {
+    "image pull": "pull", "image push": "push", "image save": "save", "image load": "load",
+    "image import": "import", "image ls": "images", "image list": "images", "image inspect": "inspect",
+    "image history": "history", "image tag": "tag", "image rm": "rmi", "image remove": "rmi",
+    "image prune": "prune", "system prune": "prune", "system info": "info", "unmount": "umount",
+}
+GROUPS = {
+    "image": "Verbs for images",
+    "manifest": "Verbs for manifests in registries",
+    "system": "Verbs for the state directory",
+}
+
+
+def names() -> list[str]:
+    """Every verb by its proper name, in the order of the overview."""
+    return [name for verbs in HEADINGS.values() for name in verbs]
+
+
+def entry(name: str) -> tuple[str, str, str]:
+    for verbs in HEADINGS.values():
+        if name in verbs:
+            return verbs[name]
+    return HIDDEN[name]
+
+
+def load(name: str) -> Verb:
+    """Imports the verb's module. ``name`` is a proper one."""
+    import importlib
+
+    module, attribute, _ = entry(name)
+    verb = getattr(importlib.import_module(f"lamina.cli.{module}"), attribute)
+    assert isinstance(verb, Verb)
+    return verb
+
+
+def find(words: Sequence[str]) -> tuple[str, int]:
+    """The proper name of the verb that a command line begins with, and how many words that took.
+
+    ``("", 0)`` when there is none.
+    """
+    known = {*names(), *HIDDEN}
+    for count in (2, 1):
+        spelled = " ".join(words[:count])
+        proper = ALIASES.get(spelled, spelled)
+        if len(words) >= count and proper in known:
+            return proper, count
+    return "", 0
+
+
+def spellings(name: str) -> list[str]:
+    """The other names that docker's users may type for a verb."""
+    return [alias for alias, proper in ALIASES.items() if proper == name]
+
+
+def members(group: str) -> dict[str, str]:
+    """What may follow the first word of a two-word verb: second word -> proper name."""
+    both = {**{name: name for name in names()}, **ALIASES}
+    return {
+        spelled.split(" ", 1)[1]: proper
+        for spelled, proper in both.items()
+        if spelled.startswith(group + " ")
+    }

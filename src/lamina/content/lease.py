@@ -1,0 +1,83 @@
+"""Leases: who is using which content right now, so that the collector leaves it alone.
+
+A lease is taken on a digest *before* looking whether the content is there; the collector decides and
+removes inside one write transaction. So whoever takes a lease first keeps the content, and whoever
+comes second sees that it is gone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+from lamina.content.state import State
+from lamina.oci.digest import Digest
+
+
+class Lease:
+    """Belongs to this process; ends with ``close``, or with the process."""
+
+    def __init__(self, state: State, purpose: str) -> None:
+        self._state = state
+        pid = os.getpid()
+        with state.transaction() as connection:
+            cursor = connection.execute(
+                "INSERT INTO leases (pid, started, boot, purpose) VALUES (?,?,?,?)",
+                (pid, process_start(pid), boot_id(), purpose),
+            )
+        self.id = cursor.lastrowid
+
+    def hold(self, content: Iterable[Digest]) -> None:
+        with self._state.transaction() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO leased VALUES (?, ?)", [(self.id, digest) for digest in content]
+            )
+
+    def close(self) -> None:
+        with self._state.transaction() as connection:
+            connection.execute("DELETE FROM leases WHERE id = ?", (self.id,))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def live_content(state: State, *, apart_from: Lease | None = None) -> set[Digest]:
+    """What living processes hold. Leases of dead ones are removed on the way."""
+    boot = boot_id()
+    held: set[Digest] = set()
+    with state.transaction() as connection:
+        for lease, pid, started, where in connection.execute(
+            "SELECT id, pid, started, boot FROM leases"
+        ).fetchall():
+            if where != boot or process_start(pid) != started:
+                connection.execute("DELETE FROM leases WHERE id = ?", (lease,))
+                continue
+            if apart_from is not None and lease == apart_from.id:
+                continue
+            rows = connection.execute("SELECT content FROM leased WHERE lease = ?", (lease,))
+            held.update(Digest(row[0]) for row in rows)
+    return held
+
+
+def process_start(pid: int) -> int | None:
+    """Clock ticks between boot and the start of a process; ``None`` when there is no such process.
+
+    proc_pid_stat(5), field 22. The name in field 2 may hold anything, so count from its closing bracket.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    return int(text.rpartition(b")")[2].split()[19])
+
+
+def boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,170 @@
+"""The SQLite file: everything of a state directory that needs a transaction.
+
+It is authoritative for names, images, leases and snapshots; ``index.json`` beside it is derived.
+``docs/state-on-disk.md`` describes each table. The schema lives here alone; a room that owns a
+table (snapshots, for one) runs its own statements through :meth:`State.transaction`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lamina.errors import Unavailable, Unsupported
+
+SCHEMA_VERSION = 1
+LOCK_SECONDS = 30.0
+
+# synchronous=FULL with WAL: a commit that returned survives power loss (sqlite.org/pragma.html).
+_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY")
+
+_SCHEMA = """
+CREATE TABLE images (
+    digest        TEXT PRIMARY KEY,   -- of the root document: an index, or a manifest
+    media_type    TEXT NOT NULL,
+    size          INTEGER NOT NULL,
+    manifest      TEXT NOT NULL,      -- the manifest that stands for the image here (one platform)
+    config        TEXT NOT NULL,      -- the image ID
+    platform      TEXT NOT NULL,
+    created       TEXT NOT NULL,      -- RFC 3339, as the config says
+    content_size  INTEGER NOT NULL,   -- bytes of file content over all layers, as docker counts
+    labels        TEXT NOT NULL,      -- JSON object
+    stored        REAL NOT NULL       -- seconds since the epoch
+) WITHOUT ROWID;
+CREATE INDEX images_config ON images (config);
+
+CREATE TABLE names (
+    name   TEXT PRIMARY KEY,          -- canonical: registry/repository:tag or registry/repository@digest
+    image  TEXT NOT NULL REFERENCES images (digest) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX names_image ON names (image);
+
+CREATE TABLE layers (                 -- what was learnt about a blob by inflating it once, and verified
+    blob          TEXT PRIMARY KEY,
+    diff_id       TEXT NOT NULL,
+    tar_size      INTEGER NOT NULL,
+    content_size  INTEGER NOT NULL,
+    entries       INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX layers_diff_id ON layers (diff_id);
+
+CREATE TABLE origins (                -- repositories where a blob was seen: candidates for mounts
+    blob        TEXT NOT NULL,
+    repository  TEXT NOT NULL,        -- registry/repository
+    PRIMARY KEY (blob, repository)
+) WITHOUT ROWID;
+
+CREATE TABLE snapshots (
+    driver   TEXT NOT NULL,
+    key      TEXT NOT NULL,           -- an active or view key, or a committed name
+    kind     TEXT NOT NULL CHECK (kind IN ('active', 'view', 'committed')),
+    parent   TEXT NOT NULL DEFAULT '',
+    diff_id  TEXT NOT NULL DEFAULT '',
+    created  REAL NOT NULL,
+    data     TEXT NOT NULL DEFAULT '{}',
+    PRIMARY KEY (driver, key)
+) WITHOUT ROWID;
+CREATE INDEX snapshots_parent ON snapshots (driver, parent);
+
+CREATE TABLE leases (
+    id       INTEGER PRIMARY KEY,
+    pid      INTEGER NOT NULL,
+    started  INTEGER NOT NULL,        -- clock ticks since boot (proc_pid_stat(5), field 22): a pid alone lies
+    boot     TEXT NOT NULL,           -- /proc/sys/kernel/random/boot_id
+    purpose  TEXT NOT NULL
+);
+CREATE TABLE leased (
+    lease    INTEGER NOT NULL REFERENCES leases (id) ON DELETE CASCADE,
+    content  TEXT NOT NULL,           -- a digest
+    PRIMARY KEY (lease, content)
+) WITHOUT ROWID;
+"""
+
+
+class LockTimeout(Unavailable):
+    pass
+
+
+class State:
+    """One connection, shared by the threads of a process: statements are serialised by a lock."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        self._depth = 0
+        self.connection = sqlite3.connect(
+            path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            for pragma in _PRAGMAS:
+                self.connection.execute(f"PRAGMA {pragma}")
+            self._migrate(path)
+        except BaseException:
+            self.connection.close()
+            raise
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, with the write lock from the start; nests (the outermost one commits).
+
+        Raises :class:`LockTimeout` when another process kept the file locked for too long.
+        """
+        with self._lock:
+            if self._depth == 0:
+                self._begin()
+            self._depth += 1
+            try:
+                yield self.connection
+            except BaseException:
+                self._depth -= 1
+                if self._depth == 0 and self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                raise
+            self._depth -= 1
+            if self._depth == 0:
+                self._commit()
+
+    def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+        """All rows of a query. Reads see the last commit and never wait for writers (WAL)."""
+        with self._lock:
+            return self.connection.execute(statement, values).fetchall()
+
+    def close(self) -> None:
+        with self._lock:
+            self.connection.close()
+
+    def _begin(self) -> None:
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) and "busy" not in str(error):
+                raise
+            raise LockTimeout(
+                f"state.sqlite: still locked by another process after {LOCK_SECONDS:.0f} s"
+            ) from None
+
+    def _commit(self) -> None:
+        try:
+            self.connection.execute("COMMIT")
+        except BaseException:  # a full disk, say: what comes next must find no transaction open
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            raise
+
+    def _migrate(self, path: Path) -> None:
+        (version,) = self.connection.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise Unsupported(
+                f"{path}: written by a newer lamina (schema {version}, this one knows {SCHEMA_VERSION})"
+            )
+        if version == SCHEMA_VERSION:
+            return
+        with self.transaction() as connection:
+            # Another process may have made the tables between the look and the lock.
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in _SCHEMA.split(";\n"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")

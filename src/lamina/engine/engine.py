@@ -1,0 +1,361 @@
+"""The façade: one object, opened on a state directory, whose verbs are straight lines.
+
+Nothing is opened before it is needed: ``lamina images`` must not pay for TLS or for probing mounts.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+
+from lamina.content.local import LocalStore
+from lamina.engine.settings import Settings
+from lamina.errors import Unsupported
+from lamina.events import Report, silent
+from lamina.oci.descriptor import Descriptor, Platform, normalise_architecture
+from lamina.oci.digest import Digest
+
+if TYPE_CHECKING:
+    from lamina.content.collect import Finding
+    from lamina.engine.explain import FileRow
+    from lamina.engine.housekeeping import ImageUsage, Pruned, Removed, UsageRow
+    from lamina.engine.images import HistoryRow, ImageSummary
+    from lamina.engine.mounts import MountRecord
+    from lamina.engine.serving import Serving
+    from lamina.engine.transfer import Pulled, Pushed
+    from lamina.image import Image
+    from lamina.insight.provenance import Blame, LayerSummary, Obscured
+    from lamina.registry.remote import RegistryClient
+    from lamina.snapshot.layers import LayerStore
+    from lamina.snapshot.snapshotter import Snapshotter
+    from lamina.snapshot.unpack import Unpacker
+
+
+def host_platform() -> Platform:
+    architecture, variant = normalise_architecture(os.uname().machine)
+    return Platform(os="linux", architecture=architecture, variant=variant)
+
+
+class Engine:
+    """Use as a context manager, or close it. Safe for many threads; many engines may share a root."""
+
+    def __init__(
+        self,
+        store: LocalStore,
+        settings: Settings,
+        *,
+        report: Report = silent,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self.settings = settings
+        self.report = report
+        self.clock = clock
+        self._open = ExitStack()
+        self._open.callback(store.close)
+
+    @classmethod
+    def open(
+        cls, root: Path | str | None = None, *, settings: Settings | None = None, report: Report = silent
+    ) -> Engine:
+        """Opens a state directory, making it first if need be.
+
+        Without ``settings`` the usual files and variables are read, as the command does.
+        """
+        settings = settings or Settings.load(os.environ)
+        chosen = Path(root).absolute() if root is not None else settings.root
+        assert chosen is not None, "Settings.load always finds a root"
+        platform = settings.platform or host_platform()
+        return cls(LocalStore.create(chosen, platform=platform), settings, report=report)
+
+    def close(self) -> None:
+        """Idempotent. Closes connections and the state file; mounts stay."""
+        self._open.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def root(self) -> Path:
+        return self.store.root
+
+    @cached_property
+    def platform(self) -> Platform:
+        """Of this machine, or what the settings say instead."""
+        return self.settings.platform or host_platform()
+
+    # -- what the verbs share, opened when first asked for
+
+    @cached_property
+    def registries(self) -> RegistryClient:
+        from lamina.engine.accounts import open_registries
+
+        client, close = open_registries(self.settings, self.report)
+        self._open.callback(close)
+        return client
+
+    @cached_property
+    def layers_store(self) -> LayerStore:
+        from lamina.snapshot.layers import LayerStore
+
+        return LayerStore(self.root, blob_of=self._blob_of)
+
+    @cached_property
+    def driver(self) -> Snapshotter:
+        return self.driver_named(self.settings.storage_driver)
+
+    def driver_named(self, name: str) -> Snapshotter:
+        """Another driver than the chosen one is asked for where something was made with it."""
+        from lamina.snapshot.probing import choose
+
+        if "driver" in self.__dict__ and self.driver.name == name:
+            return self.driver
+        driver = choose(self.root, self.store.state, self.layers_store, wanted=name or None)
+        self._open.callback(driver.close)
+        return driver
+
+    def drivers(self) -> list[Snapshotter]:
+        """The chosen driver, and the others that have snapshots here and that this user can open."""
+        found = [self.driver]
+        for (name,) in self.store.state.rows("SELECT DISTINCT driver FROM snapshots ORDER BY 1"):
+            if name != self.driver.name:
+                with suppress(Unsupported):
+                    found.append(self.driver_named(str(name)))
+        return found
+
+    def _blob_of(self, diff_id: Digest) -> Path | None:
+        """A blob that inflates to a layer, for files that no unpacked form has."""
+        rows = self.store.state.rows("SELECT blob FROM layers WHERE diff_id = ?", (diff_id,))
+        paths = [self.store.blob_path(Digest(str(row[0]))) for row in rows]
+        return next((path for path in paths if path.exists()), None)
+
+    def unpacker(self, report: Report | None = None) -> Unpacker:
+        """The caller closes it."""
+        from lamina.snapshot.unpack import Unpacker
+
+        return Unpacker(self.layers_store, self.driver, workers=os.cpu_count() or 2,
+                        report=report or self.report)
+
+    def discard(self, content: Iterable[Digest], layers: Iterable[Digest]) -> None:
+        """Takes back blobs, and unpacked layers by diff id, that no image and no lease needs after all."""
+        from lamina.engine import housekeeping
+
+        housekeeping.discard(self, content, layers)
+
+    # -- images in and out
+
+    def pull(
+        self, name: str, *, platform: Platform | None = None, all_tags: bool = False
+    ) -> tuple[Pulled, ...]:
+        """Fetches, verifies, unpacks and names an image; with ``all_tags`` each one of its repository."""
+        from lamina.engine import transfer
+
+        return transfer.pull(self, name, platform=platform, all_tags=all_tags)
+
+    def push(self, name: str, *, all_tags: bool = False, compression: str = "gzip") -> tuple[Pushed, ...]:
+        """Layers that came compressed go as they came; the others are compressed on the way."""
+        from lamina.engine import transfer
+
+        return transfer.push(self, name, all_tags=all_tags, compression=compression)
+
+    def save(self, names: Sequence[str], out: BinaryIO, *, form: str = "docker-archive") -> None:
+        """Several images as one archive: ``docker-archive`` or ``oci-archive``. Names are checked first."""
+        from lamina.engine import archives
+
+        archives.save(self, names, out, form)
+
+    def load(self, source: BinaryIO | Path, *, platform: Platform | None = None) -> tuple[str, ...]:
+        """Names of what was loaded, or image IDs where an image had none."""
+        from lamina.engine import archives
+
+        return archives.load(self, source, platform)
+
+    def import_image(
+        self,
+        source: BinaryIO,
+        name: str | None = None,
+        *,
+        changes: Sequence[str] = (),
+        message: str = "",
+        platform: Platform | None = None,
+        created: str | None = None,
+    ) -> Digest:
+        """A root filesystem as an image of one layer; gives its ID. ``changes`` are Dockerfile lines."""
+        from lamina.engine import archives
+
+        return archives.import_image(self, source, name, changes=changes, message=message,
+                                     platform=platform, created=created)
+
+    def export(self, name: str, out: BinaryIO) -> None:
+        """All layers as one tar: what a container would see."""
+        from lamina.engine import archives
+
+        archives.export(self, name, out)
+
+    # -- images here
+
+    def images(
+        self, *, names: Sequence[str] = (), filters: Mapping[str, Sequence[str]] | None = None
+    ) -> tuple[ImageSummary, ...]:
+        """Newest first, one value a name; ``filters`` are dangling, label, reference, before, since."""
+        from lamina.engine import images
+
+        return images.summaries(self, names, filters or {})
+
+    def image(self, name: str) -> Image:
+        """An image in the store as a value."""
+        from lamina.engine import images
+
+        return images.load(self, name)
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """Docker's fields as a document that JSON can hold."""
+        from lamina.engine import images
+
+        return images.inspect(self, name)
+
+    def history(self, name: str) -> tuple[HistoryRow, ...]:
+        """Newest first, as docker shows it."""
+        from lamina.engine import images
+
+        return images.history(self, name)
+
+    def tag(self, source: str, target: str) -> None:
+        """Gives an image one more name, taking it from whichever image had it."""
+        from lamina.engine import images
+
+        images.tag(self, source, target)
+
+    def remove(self, name: str, *, force: bool = False, prune: bool = True) -> tuple[Removed, ...]:
+        """Removes a name, and with an image's last name the image and what only it needed."""
+        from lamina.engine import housekeeping
+
+        return housekeeping.remove(self, name, force=force, prune=prune)
+
+    # -- questions about layers
+
+    def layers(self, name: str) -> tuple[LayerSummary, ...]:
+        """Base first."""
+        from lamina.engine import explain
+
+        return explain.layers(self, name)
+
+    def ls(
+        self, name: str, path: str = "/", *, layer: int | None = None, recursive: bool = False
+    ) -> tuple[FileRow, ...]:
+        """The union's files, or one layer's (numbered from 0 at the base), below a directory."""
+        from lamina.engine import explain
+
+        return explain.ls(self, name, path, layer=layer, recursive=recursive)
+
+    def cat(self, name: str, path: str, *, layer: int | None = None) -> BinaryIO:
+        """The content of a file, as a stream that the caller closes."""
+        from lamina.engine import explain
+
+        return explain.cat(self, name, path, layer=layer)
+
+    def blame(self, name: str, path: str) -> Blame:
+        """The highest layer that has a path, what it hides, and who deleted it."""
+        from lamina.engine import explain
+
+        return explain.blame(self, name, path)
+
+    def obscured(self, name: str) -> tuple[Obscured, ...]:
+        """Files of lower layers that no container sees, in the order of layers."""
+        from lamina.engine import explain
+
+        return explain.obscured(self, name)
+
+    # -- filesystems
+
+    def mount(self, name: str) -> Path:
+        """Mounts all layers, read-only, and says where. Survives this process where the kernel lets it."""
+        from lamina.engine import mounts
+
+        return mounts.mount(self, name)
+
+    def unmount(self, name: str) -> None:
+        """By image name, ID or the path that :meth:`mount` gave."""
+        from lamina.engine import mounts
+
+        mounts.unmount(self, name)
+
+    def mounts(self) -> tuple[MountRecord, ...]:
+        """What :meth:`mount` has mounted and this process can see."""
+        from lamina.engine import mounts
+
+        return mounts.listing(self)
+
+    # -- registries
+
+    def login(self, registry: str, username: str, secret: str) -> str:
+        """Asks the registry first; says where the credentials were stored."""
+        from lamina.engine import accounts
+
+        return accounts.login(self, registry, username, secret)
+
+    def logout(self, registry: str) -> bool:
+        """Whether there was anything to forget."""
+        from lamina.engine import accounts
+
+        return accounts.logout(self, registry)
+
+    def remote_manifest(self, name: str) -> tuple[Descriptor, bytes]:
+        """The document itself, without pulling anything else."""
+        from lamina.engine import transfer
+
+        return transfer.remote_manifest(self, name)
+
+    def remote_tags(self, name: str) -> Iterator[str]:
+        """Page by page, as the registry lists them."""
+        from lamina.engine import transfer
+
+        return transfer.remote_tags(self, name)
+
+    def serve(self, address: str = "127.0.0.1", port: int = 5000, *, read_only: bool = False) -> Serving:
+        """The store as a registry, in threads of this process, until the answer is closed."""
+        from lamina.engine import serving
+
+        return serving.serve(self, address, port, read_only=read_only)
+
+    # -- housekeeping
+
+    def usage(self) -> tuple[UsageRow, ...]:
+        """Bytes on disk by kind, as ``lamina system df`` shows them."""
+        from lamina.engine import housekeeping
+
+        return housekeeping.usage(self)
+
+    def image_usage(self) -> tuple[ImageUsage, ...]:
+        """One value a name: what the image takes, and shares with others."""
+        from lamina.engine import housekeeping
+
+        return housekeeping.image_usage(self)
+
+    def prune(
+        self, *, all_images: bool = False, filters: Mapping[str, Sequence[str]] | None = None
+    ) -> Pruned:
+        """Images without a name and content that nothing reaches; with ``all_images`` every image too."""
+        from lamina.engine import housekeeping
+
+        return housekeeping.prune(self, all_images=all_images, filters=filters or {})
+
+    def check(self, *, repair: bool = False) -> Iterable[Finding]:
+        """Reads everything and compares it with its name, reporting as it goes."""
+        from lamina.engine import housekeeping
+
+        return housekeeping.check(self, repair=repair)
+
+    def info(self) -> dict[str, Any]:
+        """Settings with their origins, the storage driver and why, this machine."""
+        from lamina.engine import about
+
+        return about.info(self)

@@ -1,0 +1,402 @@
+"""Keeping the store tidy and honest: remove, usage, prune, check.
+
+What ``usage`` calls reclaimable is computed by the very functions with which ``prune`` then frees it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lamina.content.catalog import ImageRecord
+from lamina.content.collect import (
+    Finding,
+    check_blobs,
+    check_images,
+    image_roots,
+    reachable,
+    sweep,
+    unreachable,
+)
+from lamina.content.ingest import claim
+from lamina.content.lease import live_content
+from lamina.engine import images
+from lamina.engine.lookup import find_image
+from lamina.engine.mounts import forget_gone, mounted_ids
+from lamina.errors import Conflict, InvalidInput, LaminaError
+from lamina.oci.config import ImageConfig
+from lamina.oci.descriptor import Descriptor
+from lamina.oci.digest import Digest
+from lamina.oci.reference import InvalidReference, Reference
+from lamina.snapshot.collect import drop_unused, release_layer, unused_snapshots
+
+if TYPE_CHECKING:
+    from lamina.engine.engine import Engine
+
+
+class Removal(StrEnum):
+    UNTAGGED = "Untagged"
+    DELETED = "Deleted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """``size`` is what went from disk with a deletion."""
+
+    kind: Removal
+    subject: str
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRow:
+    """One line of ``lamina system df``. ``reclaimable`` is what the matching prune frees."""
+
+    type: str
+    total: int
+    active: int
+    size: int
+    reclaimable: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageUsage:
+    """``shared`` bytes are also reached by other images here; ``unique`` go when this image goes."""
+
+    repository: str
+    tag: str
+    id: Digest
+    created: str
+    size: int
+    shared: int
+    unique: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    removed: tuple[Removed, ...]
+    freed: int
+
+
+class ImageInUse(Conflict):
+    pass
+
+
+def remove(engine: Engine, name: str, *, force: bool, prune: bool) -> tuple[Removed, ...]:
+    """A name goes; with its last name the image goes, and with it every layer that no other image has."""
+    forget_gone(engine)
+    record = find_image(engine.store.catalog, name)
+    given = _given_name(record, name)
+    if given is None and len(record.names) > 1 and not force:
+        raise ImageInUse(
+            f"{name}: the image has {len(record.names)} names; remove them one by one, or use --force"
+        )
+    doomed_names = [given] if given is not None else list(record.names)
+    removed = [
+        Removed(kind=Removal.UNTAGGED, subject=Reference.parse(text).familiar) for text in doomed_names
+    ]
+    is_last = len(doomed_names) == len(record.names)
+    if is_last:
+        _insist_unmounted(engine, record, name)
+    if is_last and prune:
+        return (*removed, *(_delete(engine, record) or ()))
+    for text in doomed_names:
+        engine.store.untag(text)
+    return tuple(removed)
+
+
+def discard(engine: Engine, content: Iterable[Digest], layers: Iterable[Digest]) -> None:
+    store = engine.store
+    sweep(store, lambda: image_roots(store), engine.clock(), grace=float("-inf"), among=set(content))
+    _remove_layers(engine, layers)
+
+
+def usage(engine: Engine) -> tuple[UsageRow, ...]:
+    """Bytes on disk. Images count everything that a name or an ID still reaches."""
+    records = engine.store.catalog.records()
+    mounted = mounted_ids(engine)
+    disk = _Disk(engine)
+    live = disk.of([record.descriptor for record in records])
+    in_use = [record for record in records if record.config in mounted]
+    kept = disk.of([record.descriptor for record in in_use])
+    leftovers = _leftovers(engine)
+    return (
+        UsageRow(type="Images", total=len({record.config for record in records}), active=len(in_use),
+                 size=live, reclaimable=live - kept),
+        UsageRow(type="Containers", total=0, active=0, size=0, reclaimable=0),
+        UsageRow(type="Local Volumes", total=0, active=0, size=0, reclaimable=0),
+        UsageRow(type="Build Cache", total=0, active=0, size=0, reclaimable=0),
+        UsageRow(type="Leftovers", total=leftovers.count, active=0, size=leftovers.size,
+                 reclaimable=leftovers.size),
+    )
+
+
+def image_usage(engine: Engine) -> tuple[ImageUsage, ...]:
+    """For each name: what the image reaches, and how much of that other images here reach too."""
+    disk = _Disk(engine)
+    records = engine.store.catalog.records()
+    reached = {record.descriptor.digest: disk.parts([record.descriptor]) for record in records}
+    rows: list[ImageUsage] = []
+    for record in records:
+        mine = reached[record.descriptor.digest]
+        others: set[str] = set()
+        for other in records:
+            if other.descriptor.digest != record.descriptor.digest:
+                others |= reached[other.descriptor.digest].keys()
+        shared = sum(size for part, size in mine.items() if part in others)
+        total = sum(mine.values())
+        names = [Reference.parse(text) for text in record.names]
+        shown = [(name.familiar_name, name.tag or "<none>") for name in names] or [("<none>", "<none>")]
+        rows.extend(
+            ImageUsage(
+                repository=repository, tag=tag, id=record.config, created=record.created,
+                size=total, shared=shared, unique=total - shared,
+            )
+            for repository, tag in shown
+        )
+    return tuple(rows)
+
+
+def prune(engine: Engine, *, all_images: bool, filters: Mapping[str, Sequence[str]]) -> Pruned:
+    for name in filters:
+        if name not in ("label", "until"):
+            raise InvalidInput(f"{name}: not a filter of prune (one of label, until)")
+    removed: list[Removed] = []
+    forget_gone(engine)
+    mounted = mounted_ids(engine)
+    chosen = {row.digest for row in images.summaries(engine, (), {"label": filters.get("label", ())})}
+    for record in engine.store.catalog.records():
+        is_candidate = all_images or not record.names
+        if not is_candidate or record.config in mounted or record.descriptor.digest not in chosen:
+            continue
+        if not _is_older(engine, record, filters.get("until", ())):
+            continue
+        deleted = _delete(engine, record)
+        if deleted is not None:
+            removed += [
+                Removed(kind=Removal.UNTAGGED, subject=Reference.parse(text).familiar)
+                for text in record.names
+            ]
+            removed += deleted
+    removed += _sweep_leftovers(engine)
+    return Pruned(removed=tuple(removed), freed=sum(item.size for item in removed))
+
+
+def check(engine: Engine, *, repair: bool) -> Iterator[Finding]:
+    """Damaged blobs first: repairing removes them, and then the images that miss them are named."""
+    yield from check_blobs(engine.store, repair=repair)
+    yield from check_images(engine.store)
+    yield from engine.layers_store.check(repair=repair)
+    if repair:
+        engine.store.write_index()
+
+
+# -- what is on disk
+
+
+@dataclass(frozen=True, slots=True)
+class _Leftovers:
+    """What nothing reaches, and what nobody writes any more (``unfinished``: layers whose writers died)."""
+
+    blobs: list[tuple[Digest, int]]
+    layers: list[tuple[Digest, int]]
+    snapshots: list[tuple[str, int]]
+    ingests: list[tuple[Path, int]]
+    unfinished: list[tuple[Path, int]]
+
+    @property
+    def count(self) -> int:
+        parts = (self.blobs, self.layers, self.snapshots, self.ingests, self.unfinished)
+        return sum(len(part) for part in parts)
+
+    @property
+    def size(self) -> int:
+        parts = (self.blobs, self.layers, self.snapshots, self.ingests, self.unfinished)
+        return sum(size for part in parts for _name, size in part)
+
+
+class _Disk:
+    """Bytes on disk of what some roots reach: blobs, unpacked layers, and the driver's own snapshots."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._layers = dict(engine.layers_store.usage())
+        self._snapshots: dict[str, int] = {}
+        for driver in engine.drivers():
+            for info in driver.walk():
+                usage = driver.usage(info.key)
+                if not usage.is_shared:
+                    self._snapshots[info.key] = self._snapshots.get(info.key, 0) + usage.size
+
+    def of(self, roots: Sequence[Descriptor]) -> int:
+        return sum(self.parts(roots).values())
+
+    def parts(self, roots: Sequence[Descriptor]) -> dict[str, int]:
+        store = self._engine.store
+        parts: dict[str, int] = {}
+        for digest in reachable(store, roots):
+            with contextlib.suppress(FileNotFoundError):
+                parts[f"blob {digest}"] = os.stat(store.blob_path(digest)).st_blocks * 512
+        for config in configs_of(self._engine, roots):
+            for diff_id in config.diff_ids:
+                if diff_id in self._layers:
+                    parts[f"layer {diff_id}"] = self._layers[diff_id]
+            for chain_id in config.chain_ids:
+                if chain_id in self._snapshots:
+                    parts[f"snapshot {chain_id}"] = self._snapshots[chain_id]
+        return parts
+
+
+def diff_ids_of(engine: Engine, roots: Sequence[Descriptor]) -> set[Digest]:
+    """The layers that the present platforms of some images are made of."""
+    return {diff_id for config in configs_of(engine, roots) for diff_id in config.diff_ids}
+
+
+def configs_of(engine: Engine, roots: Sequence[Descriptor]) -> list[ImageConfig]:
+    wanted = {root.digest for root in roots}
+    records = engine.store.catalog.records()
+    return [_config(engine, record) for record in records if record.descriptor.digest in wanted]
+
+
+def _config(engine: Engine, record: ImageRecord) -> ImageConfig:
+    try:
+        return images.load_record(engine, record).config
+    except LaminaError:  # an artifact, or an image that `check` will complain about: it holds no layers
+        return ImageConfig.build({"rootfs": {"type": "layers", "diff_ids": []}})
+
+
+def _leftovers(engine: Engine) -> _Leftovers:
+    store = engine.store
+    roots = image_roots(store)
+    live_layers = diff_ids_of(engine, roots)
+    return _Leftovers(
+        blobs=unreachable(store, roots, engine.clock()),
+        layers=[
+            (diff_id, size) for diff_id, size in engine.layers_store.usage()
+            if diff_id not in live_layers and not engine.layers_store.is_busy(diff_id)
+        ],
+        snapshots=[
+            (info.key, size)
+            for driver in engine.drivers()
+            for info, size in unused_snapshots(driver, live_chains(engine, roots))
+        ],
+        ingests=_dead_ingests(engine),
+        unfinished=list(engine.layers_store.leftovers()),
+    )
+
+
+def live_chains(engine: Engine, roots: Sequence[Descriptor]) -> set[str]:
+    return {str(chain_id) for config in configs_of(engine, roots) for chain_id in config.chain_ids}
+
+
+def _dead_ingests(engine: Engine) -> list[tuple[Path, int]]:
+    found = []
+    for path in sorted((engine.root / "ingest").iterdir()):
+        directory = claim(path, wait=False) if path.is_dir() else None
+        if directory is not None:
+            found.append((path, tree_size(path)))
+            directory.close()
+    return found
+
+
+def _remove_ingest(path: Path) -> bool:
+    """Under its lock: somebody may have gone on with it since it was found dead."""
+    directory = claim(path, wait=False) if path.is_dir() else None
+    if directory is None:
+        return False
+    directory.remove()
+    directory.close()
+    return True
+
+
+def tree_size(path: Path) -> int:
+    """Bytes on disk of everything below a path, each inode once."""
+    seen: dict[tuple[int, int], int] = {}
+    for directory, _names, files in os.walk(path):
+        for name in (*files, "."):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(os.path.join(directory, name))
+                seen[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return sum(seen.values())
+
+
+# -- what goes
+
+
+def _delete(engine: Engine, record: ImageRecord) -> list[Removed] | None:
+    """Forgets an image with the names of ``record``, and frees what only it reached.
+
+    ``None`` if somebody gave it another name since it was looked at: it stays then, under that one.
+    """
+    store = engine.store
+    was_reached = reachable(store, [record.descriptor])
+    layers = _config(engine, record).diff_ids
+    if not store.forget(record.descriptor.digest, record.names):
+        return None
+    swept = sweep(
+        store, lambda: image_roots(store), engine.clock(), grace=float("-inf"), among=was_reached
+    )
+    removed = [Removed(kind=Removal.DELETED, subject=str(record.config), size=swept.freed)]
+    return removed + _remove_layers(engine, layers)
+
+
+def _remove_layers(engine: Engine, layers: Iterable[Digest]) -> list[Removed]:
+    """Unpacked forms that no image and no lease needs; decided under the lock that leases take."""
+    removed = []
+    drivers = engine.drivers()
+    with engine.store.state.transaction():
+        live = diff_ids_of(engine, image_roots(engine.store)) | live_content(engine.store.state)
+        for diff_id in dict.fromkeys(layers):
+            if diff_id not in live:
+                size = sum(release_layer(driver, diff_id) for driver in drivers)
+                size += engine.layers_store.remove(diff_id)
+                removed.append(Removed(kind=Removal.DELETED, subject=str(diff_id), size=size))
+    return removed
+
+
+def _sweep_leftovers(engine: Engine) -> list[Removed]:
+    leftovers = _leftovers(engine)
+    store = engine.store
+    swept = sweep(
+        store, lambda: image_roots(store), engine.clock(),
+        among={digest for digest, _size in leftovers.blobs},
+    )
+    removed = []
+    if swept.blobs:
+        removed.append(Removed(kind=Removal.DELETED, subject=f"{len(swept.blobs)} blobs", size=swept.freed))
+    keep = live_chains(engine, image_roots(store))
+    freed = sum(drop_unused(driver, keep) for driver in engine.drivers())
+    if freed:
+        removed.append(Removed(kind=Removal.DELETED, subject="unused snapshots", size=freed))
+    removed += _remove_layers(engine, [diff_id for diff_id, _size in leftovers.layers])
+    swept_work = engine.layers_store.sweep() + sum(driver.sweep() for driver in engine.drivers())
+    if swept_work:
+        removed.append(Removed(kind=Removal.DELETED, subject="unfinished work", size=swept_work))
+    for path, size in leftovers.ingests:
+        if _remove_ingest(path):
+            removed.append(Removed(kind=Removal.DELETED, subject=f"ingest {path.name[:24]}", size=size))
+    return removed
+
+
+def _given_name(record: ImageRecord, text: str) -> str | None:
+    try:
+        canonical = Reference.parse(text).with_default_tag().canonical
+    except InvalidReference:
+        return None
+    return canonical if canonical in record.names else None
+
+
+def _insist_unmounted(engine: Engine, record: ImageRecord, name: str) -> None:
+    if record.config in mounted_ids(engine):
+        raise ImageInUse(f"{name}: mounted; `lamina umount {name}` first")
+
+
+def _is_older(engine: Engine, record: ImageRecord, limits: Sequence[str]) -> bool:
+    from lamina.engine.durations import parse_duration
+
+    return all(engine.clock() - record.stored >= parse_duration(limit) for limit in limits)

@@ -1,0 +1,85 @@
+"""A driver's own directories: ``snapshots/<driver>/<random>/``, each held by a row, or by who makes it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from lamina.content.durable import make_directory, sync_directory
+from lamina.snapshot import trees
+
+_REMOVING = ".removing-"
+
+
+class Directories:
+    """``empty`` removes a tree, whoever owns what is in it."""
+
+    def __init__(self, home: Path, empty: Callable[[Path], None]) -> None:
+        self.home = home
+        self._empty = empty
+
+    def path(self, name: str) -> Path:
+        return self.home / name
+
+    @contextlib.contextmanager
+    def new(self) -> Iterator[Path]:
+        """Locked until the block ends, by when a row should name it; gone if the block fails."""
+        make_directory(self.home)
+        path = self.home / secrets.token_hex(16)
+        path.mkdir(mode=0o700)
+        with _locked(path):
+            try:
+                yield path
+                sync_directory(path.parent)
+            except BaseException:
+                self._empty(path)
+                raise
+
+    def discard(self, path: Path) -> None:
+        """Gone under its name at once, and then from the disk."""
+        doomed = path.with_name(f"{_REMOVING}{secrets.token_hex(8)}")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, doomed)
+            self._empty(doomed)
+
+    def sweep(self, known: Callable[[], Collection[str]]) -> int:
+        """Removes what no row knows and nobody is making; returns the bytes freed."""
+        freed = 0
+        for path in self._all():
+            if path.name in known():
+                continue
+            with _locked(path) as is_ours:
+                # A row may have come between the look and the lock.
+                if is_ours and path.name not in known():
+                    freed += trees.measure(path).size
+                    self._empty(path)
+        return freed
+
+    def _all(self) -> list[Path]:
+        try:
+            return [path for path in sorted(self.home.iterdir()) if path.is_dir()]
+        except FileNotFoundError:
+            return []
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Whether the directory is ours; nobody waits."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,530 @@
+"""Layers by diff id: the index of each, and the unpacked forms that drivers asked for.
+
+``layers/<algorithm>/<hex>/`` holds ``index``, ``facts.json``, and of the forms those that exist: ``tar``;
+``erofs/<key>``, an image of metadata over that tar; ``trees/<key>``, a directory for overlayfs. A key
+says what else the form depends on: the owners on disk, and the stack below where the layer is not
+self-contained.
+
+Whoever writes holds a flock on the directory, works in ``.staging-<random>`` inside it, and renames when
+the diff id matched and everything is synced. So a second process that wants the same layer waits and
+finds it done, and what is called ``.staging-…`` in a directory that can be locked is dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+
+from lamina.content.durable import is_still_at, make_directory, sync_directory
+from lamina.content.store import CHUNK
+from lamina.errors import IntegrityError, LaminaError, NotFound
+from lamina.layer.entry import Entry
+from lamina.oci.digest import Digest, Digester
+from lamina.snapshot import syscalls, trees
+from lamina.snapshot.hands import empty_anyhow
+from lamina.snapshot.snapshotter import Form, Reception, Usage
+
+if TYPE_CHECKING:
+    from lamina.content.collect import Finding
+    from lamina.layer.index import LayerIndex
+
+_HEX = re.compile(r"[0-9a-f]{64,128}")
+_STAGING = ".staging-"
+_GROUPS = ("trees", "erofs")
+_USAGE = ".usage"
+_FILES = ("tar", "facts.json", "index")
+_REMOVING = ".removing-"
+
+
+class LayerNotFound(NotFound):
+    """Not unpacked here, or not in a form that has the data."""
+
+
+class DiffIDMismatch(IntegrityError):
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is asked of a layer so often that its index should not be opened for it.
+
+    ``has_marks``: it holds whiteouts or opaque markers. ``has_deep_whiteouts``: some lie below the root
+    directory. ``cuts_stack``: the root itself is opaque.
+    ``is_self_contained``: its tree, or image, is the same whatever lies below. ``root``: what it says the
+    root directory is like (see ``dress``), if it lists it. Sizes are bytes; ``content_size`` counts file
+    data alone.
+    """
+
+    tar_size: int
+    content_size: int
+    entries: int
+    has_marks: bool
+    has_deep_whiteouts: bool
+    cuts_stack: bool
+    is_self_contained: bool
+    has_duplicates: bool
+    root: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One layer in the form that a driver asks for."""
+
+    diff_id: Digest
+    reception: Reception
+
+    def to_json(self) -> dict[str, Any]:
+        return {"diff_id": self.diff_id, "reception": asdict(self.reception)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Wanted:
+        reception = {**document["reception"], "form": Form(document["reception"]["form"])}
+        return cls(diff_id=Digest.parse(document["diff_id"]), reception=Reception(**reception))
+
+
+class LayerStore:
+    """``blob_of`` finds the compressed blob of a layer, for data that no unpacked form has.
+
+    ``empty`` removes a tree, whoever owns what is in it.
+    """
+
+    def __init__(
+        self, root: Path, *, blob_of: Callable[[Digest], Path | None] | None = None,
+        empty: Callable[[Path], None] = empty_anyhow,
+    ) -> None:
+        self.root = root
+        self._layers = root / "layers"
+        self._blob_of = blob_of
+        self._empty = empty
+        # Who reads one file of a layer reads others: neither is ever another for the same diff id.
+        self._facts: dict[Digest, Facts] = {}
+        self._last_trees: dict[Digest, Path] = {}
+
+    def directory(self, diff_id: Digest) -> Path:
+        return self._layers / diff_id.algorithm / diff_id.encoded
+
+    # -- what is there
+
+    def has_index(self, diff_id: Digest) -> bool:
+        return (self.directory(diff_id) / "index").is_file()
+
+    def has(self, diff_id: Digest, form: Form, key: str = "") -> bool:
+        """Whether the layer was received in a form. An EROFS image can be made of a tar at any time."""
+        name = f"trees/{key}" if form is Form.TREE else "tar"
+        return self.has_index(diff_id) and (self.directory(diff_id) / name).exists()
+
+    def insist(self, diff_ids: Iterable[Digest], reception: Reception) -> None:
+        """Raises :class:`LayerNotFound` unless each layer was received as ``reception`` asks."""
+        for diff_id in diff_ids:
+            if not self.has(diff_id, reception.form, reception.key):
+                raise LayerNotFound(f"{diff_id}: this layer was not unpacked here as {reception.form}")
+
+    def index(self, diff_id: Digest) -> LayerIndex:
+        from lamina.layer.index import LayerIndex  # noqa: PLC0415 - not for commands that only list
+
+        try:
+            return LayerIndex.load(self.directory(diff_id) / "index")
+        except FileNotFoundError:
+            raise LayerNotFound(f"{diff_id}: this layer was not unpacked here") from None
+
+    def facts(self, diff_id: Digest) -> Facts:
+        known = self._facts.get(diff_id)
+        if known is None:
+            try:
+                text = (self.directory(diff_id) / "facts.json").read_text(encoding="ascii")
+            except FileNotFoundError:
+                raise LayerNotFound(f"{diff_id}: this layer was not unpacked here") from None
+            known = self._facts[diff_id] = Facts(**json.loads(text))
+        return known
+
+    def tar(self, diff_id: Digest) -> Path:
+        return self.directory(diff_id) / "tar"
+
+    def image(self, diff_id: Digest, key: str) -> Path:
+        """Where the EROFS image over the tar is, or would be."""
+        return self.directory(diff_id) / "erofs" / key
+
+    def tree(self, diff_id: Digest, key: str) -> Path:
+        return self.directory(diff_id) / "trees" / key
+
+    def walk(self) -> Iterator[Digest]:
+        """Every layer whose index is here."""
+        for _path, diff_id in self._directories():
+            if diff_id is not None and self.has_index(diff_id):
+                yield diff_id
+
+    # -- reading
+
+    def open_data(self, diff_id: Digest, entry: Entry) -> BinaryIO:
+        """The content of a file of the layer. The caller closes it. Raises :class:`LayerNotFound`."""
+        if entry.size == 0:
+            return io.BytesIO()
+        for attempt in (self._open_in_tar, self._open_in_tree, self._open_in_blob):
+            found = attempt(diff_id, entry)
+            if found is not None:
+                return found
+        raise LayerNotFound(f"{diff_id}: no unpacked form here has the data of {entry.path!r}")
+
+    def _open_in_tar(self, diff_id: Digest, entry: Entry) -> BinaryIO | None:
+        try:
+            return io.BufferedReader(FileRange(self.tar(diff_id), entry.data_offset, entry.size))
+        except FileNotFoundError:
+            return None
+
+    def _open_in_tree(self, diff_id: Digest, entry: Entry) -> BinaryIO | None:
+        """Only where a path says which entry it is: a tree has the last one of a path, and no whiteouts."""
+        facts = self.facts(diff_id)
+        if facts.has_duplicates or not facts.is_self_contained:
+            return None
+        found = _open_regular(self._last_trees.get(diff_id), entry)
+        if found is not None:
+            return found
+        for tree in _children(self.directory(diff_id) / "trees"):
+            found = _open_regular(tree, entry)
+            if found is not None:
+                self._last_trees[diff_id] = tree
+                return found
+        return None
+
+    def _open_in_blob(self, diff_id: Digest, entry: Entry) -> BinaryIO | None:
+        """Inflates up to the file: slow, and always there as long as the blob is."""
+        blob = self._blob_of(diff_id) if self._blob_of is not None else None
+        if blob is None:
+            return None
+        from lamina.snapshot.receive import open_in_blob  # noqa: PLC0415 - rare
+
+        return open_in_blob(blob, entry.data_offset, entry.size)
+
+    def rebuild(self, diff_id: Digest, write: Callable[[bytes], object]) -> None:
+        """The exact tar again, piece by piece, out of whatever form is here."""
+        try:
+            tar = open(self.tar(diff_id), "rb", buffering=0)  # noqa: SIM115 - closed below
+        except FileNotFoundError:
+            out: Any = _Writing(write)
+            self.index(diff_id).rebuild(lambda entry: self.open_data(diff_id, entry), out)
+            return
+        with tar:
+            while chunk := tar.read(CHUNK):
+                write(chunk)
+
+    # -- writing
+
+    def claim(self, diff_id: Digest, *, wait: bool = True) -> LayerDirectory | None:
+        """Locks the layer's directory, making it if need be; ``None`` if it is taken and nobody waits."""
+        path = self.directory(diff_id)
+        while True:
+            make_directory(path)
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                if is_still_at(path, descriptor):
+                    return LayerDirectory(path, descriptor, self._empty)
+            except BlockingIOError:
+                os.close(descriptor)
+                return None
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # its last owner removed it while we waited
+
+    def is_busy(self, diff_id: Digest) -> bool:
+        """Whether somebody is unpacking it right now."""
+        if not self.directory(diff_id).is_dir():
+            return False
+        claimed = self.claim(diff_id, wait=False)
+        if claimed is None:
+            return True
+        claimed.close()
+        return False
+
+    def remove(self, diff_id: Digest) -> int:
+        """Everything of a layer; returns the bytes freed.
+
+        The caller has removed the snapshots that are made of it.
+        """
+        claimed = self.claim(diff_id)
+        assert claimed is not None
+        with claimed:
+            size = self._size(diff_id)
+            doomed = claimed.path.with_name(f"{_REMOVING}{secrets.token_hex(8)}")
+            os.rename(claimed.path, doomed)
+            sync_directory(doomed.parent)
+        self._empty(doomed)
+        return size
+
+    def remove_tree(self, diff_id: Digest, key: str) -> None:
+        """One tree of a layer, and the note of what it takes."""
+        claimed = self.claim(diff_id)
+        assert claimed is not None
+        with claimed:
+            tree = self.tree(diff_id, key)
+            doomed = claimed.path / f"{_REMOVING}{secrets.token_hex(8)}"
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(tree, doomed)
+                tree.with_name(f"{tree.name}{_USAGE}").unlink(missing_ok=True)
+                self._empty(doomed)
+
+    def leftovers(self) -> Iterator[tuple[Path, int]]:
+        """What writers that died left behind, and the bytes on disk of each."""
+        for path, diff_id in self._directories():
+            if diff_id is None:
+                yield path, trees.measure(path).size
+                continue
+            claimed = self.claim(diff_id, wait=False)
+            if claimed is not None:
+                with claimed:
+                    yield from claimed.leftovers()
+
+    def sweep(self) -> int:
+        """Removes what :meth:`leftovers` finds; returns the bytes freed."""
+        freed = 0
+        for path, diff_id in self._directories():
+            if diff_id is None:
+                freed += trees.measure(path).size
+                self._empty(path)
+                continue
+            claimed = self.claim(diff_id, wait=False)
+            if claimed is not None:
+                with claimed:
+                    freed += claimed.clear()
+        return freed
+
+    def _directories(self) -> Iterator[tuple[Path, Digest | None]]:
+        """Those of layers, and without a diff id those on their way out."""
+        for algorithm in sorted(self._layers.iterdir()):
+            for name in sorted(os.listdir(algorithm)):
+                if name.startswith(_REMOVING):
+                    yield algorithm / name, None
+                elif _HEX.fullmatch(name):
+                    yield algorithm / name, Digest.parse(f"{algorithm.name}:{name}")
+
+    # -- accounts
+
+    def usage(self) -> Iterator[tuple[Digest, int]]:
+        """Bytes on disk of each layer: its index and all of its forms."""
+        for diff_id in self.walk():
+            yield diff_id, self._size(diff_id)
+
+    def _size(self, diff_id: Digest) -> int:
+        """Trees are not walked: what they take was written beside them when they were made."""
+        directory = self.directory(diff_id)
+        total = 0
+        for path in (directory / "index", directory / "facts.json", directory / "tar"):
+            total += _allocated(path)
+        for path in _children(directory / "erofs"):
+            total += _allocated(path)
+        for path in _children(directory / "trees"):
+            if path.suffix == _USAGE:
+                total += read_usage(path.with_suffix("")).size
+        return total
+
+    def check(self, *, repair: bool = False) -> Iterator[Finding]:
+        """Reads every layer back and compares it with its diff id.
+
+        ``repair`` removes the ones that lie: they are unpacked again from their blobs when needed.
+        """
+        from lamina.content.collect import Finding  # noqa: PLC0415 - workers have no use for SQLite
+
+        for diff_id in self.walk():
+            problem = self._problem(diff_id)
+            if problem:
+                if repair:
+                    self.remove(diff_id)
+                yield Finding(subject=diff_id, problem=problem, repaired=repair)
+
+    def _problem(self, diff_id: Digest) -> str:
+        digester = Digester(diff_id.algorithm)
+        try:
+            self.rebuild(diff_id, digester.update)
+        except LayerNotFound:
+            return ""  # an index alone is complete: the data is in the blob
+        except (LaminaError, OSError) as error:
+            return f"unpacked layer is damaged: {error}"
+        if digester.digest() != diff_id:
+            return f"unpacked layer is damaged: its tar would have the digest {digester.digest()}"
+        return ""
+
+
+class LayerDirectory:
+    """A layer's directory while we hold its lock. Leaving the context gives it up."""
+
+    def __init__(self, path: Path, descriptor: int, empty: Callable[[Path], None]) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._empty = empty
+
+    @contextlib.contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A directory to work in, which is gone afterwards with whatever was not published."""
+        for dead, _size in self.leftovers():
+            self._empty(dead)
+        path = self.path / f"{_STAGING}{secrets.token_hex(8)}"
+        path.mkdir(mode=0o700)
+        try:
+            yield path
+        finally:
+            self._empty(path)
+
+    def publish(self, staging: Path) -> None:
+        """Gives what is staged its place, replacing what was there. Durable when this returns.
+
+        Staged things have the names that they are to have. All of it is synced first; then notes come
+        before what they are about, and the index, which says that the layer is here, comes last.
+        """
+        trees.sync_tree(staging)
+        touched = [self.path]
+        for group in _GROUPS:
+            if (staging / group).is_dir():
+                touched.append(self.path / group)
+                touched[-1].mkdir(mode=0o700, exist_ok=True)
+                for name in sorted(os.listdir(staging / group), key=lambda name: "." not in name):
+                    self._place(staging / group / name, touched[-1] / name)
+        for name in _FILES:
+            if (staging / name).exists():
+                self._place(staging / name, self.path / name)
+        for directory in reversed(touched):
+            sync_directory(directory)
+
+    def _place(self, source: Path, target: Path) -> None:
+        if target.is_dir():
+            doomed = self.path / f"{_REMOVING}{secrets.token_hex(8)}"
+            os.rename(target, doomed)
+            self._empty(doomed)
+        os.replace(source, target)
+
+    def leftovers(self) -> Iterator[tuple[Path, int]]:
+        """With the lock in our hands, nobody is at work in here: what looks like work is dead."""
+        if not (self.path / "index").is_file():
+            names = os.listdir(self.path)  # nothing was ever finished
+        else:
+            names = [name for name in os.listdir(self.path) if name.startswith((_STAGING, _REMOVING))]
+        for name in names:
+            yield self.path / name, trees.measure(self.path / name).size
+
+    def clear(self) -> int:
+        """Removes what is dead, and the directory too if nothing is left; returns the bytes freed."""
+        freed = 0
+        for path, size in self.leftovers():
+            self._empty(path)
+            freed += size
+        with contextlib.suppress(OSError):  # not empty: a layer
+            os.rmdir(self.path)
+        return freed
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class FileRange(io.RawIOBase):
+    """A part of a file as a stream of its own."""
+
+    def __init__(self, path: Path, offset: int, size: int) -> None:
+        super().__init__()
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self.offset = offset
+        self.size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # io's own stubs say Buffer
+        wanted = min(len(buffer), self.size - self._position)
+        if wanted <= 0:
+            return 0
+        count = os.preadv(self.descriptor, [memoryview(buffer)[:wanted]], self.offset + self._position)
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self.descriptor)
+        super().close()
+
+
+def read_usage(tree: Path) -> Usage:
+    """What was noted beside a tree when it was published."""
+    try:
+        size, inodes = json.loads(tree.with_name(f"{tree.name}{_USAGE}").read_bytes())
+    except FileNotFoundError:
+        return Usage(0, 0)
+    return Usage(size, inodes)
+
+
+def stage_usage(tree: Path, usage: Usage) -> None:
+    """A note beside a staged tree of what it takes: nobody walks it for that."""
+    note = tree.with_name(f"{tree.name}{_USAGE}")
+    note.write_text(json.dumps([usage.size, usage.inodes]), encoding="ascii")
+
+
+def facts_document(facts: Facts) -> bytes:
+    return json.dumps(asdict(facts), separators=(",", ":")).encode("ascii")
+
+
+class _Writing(io.RawIOBase):
+    """A function where a stream is wanted."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        super().__init__()
+        self._write = write
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, chunk: bytes) -> int:  # type: ignore[override]  # io's own stubs say Buffer
+        self._write(chunk)
+        return len(chunk)
+
+
+def _open_regular(tree: Path | None, entry: Entry) -> BinaryIO | None:
+    """A file below a tree, if it is there with its size. No symlink is followed on the way."""
+    try:
+        top = os.open(tree or "", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        descriptor = syscalls.open_beneath(top, entry.path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:  # not there, not for us to read, or something else by now
+        return None
+    finally:
+        os.close(top)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_size == entry.size:
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    return None
+
+
+def _allocated(path: Path) -> int:
+    try:
+        return os.lstat(path).st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def _children(path: Path) -> list[Path]:
+    try:
+        return sorted(path.iterdir())
+    except FileNotFoundError:
+        return []

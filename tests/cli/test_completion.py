@@ -1,0 +1,116 @@
+"""Completion: the words that may come next, and the scripts that ask for them."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.cli.fakes import Command
+
+from lamina.cli import verbs
+
+
+def words(command: Command, *asked: str) -> list[str]:
+    result = command("__complete", *asked)
+    assert (result.code, result.err) == (0, "")
+    return [line.partition("\t")[0] for line in result.lines]
+
+
+@pytest.fixture
+def with_names(command: Command) -> Command:
+    root = command.home / "root"
+    root.mkdir()
+    connection = sqlite3.connect(root / "state.sqlite")
+    connection.execute("CREATE TABLE names (name TEXT, image TEXT)")
+    connection.executemany("INSERT INTO names VALUES (?, '')", [
+        ("docker.io/library/redis:7",), ("docker.io/library/redis:latest",), ("registry.test:5000/app:1",),
+    ])
+    connection.commit()
+    connection.close()
+    return command
+
+
+def test_verbs(command: Command) -> None:
+    assert words(command, "") == [*dict.fromkeys(name.split()[0] for name in verbs.names()), "image"]
+    assert words(command, "im") == ["import", "images", "image"]
+    assert words(command, "zz") == []
+    assert words(command, "--debug", "la") == ["layers"]
+
+
+def test_groups(command: Command) -> None:
+    assert words(command, "system", "") == ["df", "prune", "info"]
+    assert words(command, "image", "l") == ["load", "ls", "list"]
+    assert words(command, "manifest", "i") == ["inspect"]
+
+
+def test_options(command: Command) -> None:
+    assert "--platform" in words(command, "pull", "--")
+    assert "--root" in words(command, "pull", "--")
+    assert words(command, "images", "--no") == ["--no-trunc"]
+    assert "--config-file" in words(command, "--")
+
+
+def test_values(command: Command) -> None:
+    assert words(command, "pull", "--platform", "linux/arm") == ["linux/arm64", "linux/arm/v7"]
+    assert words(command, "save", "--format", "") == ["docker-archive", "oci-archive"]
+    assert words(command, "--storage-driver", "o") == ["overlay2"]
+    assert words(command, "save", "-o", "") == [":files"]
+    assert words(command, "load", "-i", "x") == [":files"]
+    assert words(command, "import", "") == [":files"]
+    assert words(command, "--root", "") == [":files"]
+    assert words(command, "completion", "") == ["bash", "zsh", "fish"]
+    assert words(command, "help", "sys") == ["system df"]
+
+
+def test_images(with_names: Command) -> None:
+    assert words(with_names, "inspect", "") == ["redis:7", "redis:latest", "registry.test:5000/app:1"]
+    assert words(with_names, "image", "rm", "redis:") == ["redis:7", "redis:latest"]
+    assert words(with_names, "layers", "reg") == ["registry.test:5000/app:1"]
+
+
+def test_images_of_a_chosen_state_directory(with_names: Command, tmp_path: Path) -> None:
+    with_names.environ = {"LAMINA_ROOT": str(tmp_path / "other")}
+    root = str(with_names.home / "root")
+    for chosen in (("--root", root), (f"--root={root}",)):
+        assert words(with_names, *chosen, "inspect", "redis:7") == ["redis:7"]
+    assert words(with_names, "inspect", "") == []
+
+
+def test_without_a_store_there_is_nothing_to_complete(command: Command) -> None:
+    assert words(command, "inspect", "") == []
+    (command.home / "root").mkdir()
+    (command.home / "root" / "state.sqlite").write_bytes(b"not a database")
+    assert words(command, "inspect", "") == []
+
+
+def test_descriptions_follow_a_tab(command: Command) -> None:
+    assert command("__complete", "demo").lines == [f"demo\t{verbs.entry('demo')[2]}"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_scripts_ask_the_hidden_verb(command: Command, shell: str) -> None:
+    assert "lamina __complete" in command("completion", shell).out
+
+
+def test_an_unknown_shell(command: Command) -> None:
+    assert command("completion", "tcsh").code == 125
+
+
+def test_bash_completes(command: Command, tmp_path: Path) -> None:
+    """The real script in a real bash, with a stand-in for the command."""
+    script = tmp_path / "completion"
+    script.write_text(command("completion", "bash").out)
+    stand_in = tmp_path / "lamina"
+    stand_in.write_text('#!/bin/sh\nshift\nprintf "%s\\tabout it\\n" "got:$*:" redis:7\necho :files\n')
+    stand_in.chmod(0o755)
+    bash = shutil.which("bash")
+    assert bash is not None
+    asked = (
+        f"cd {tmp_path}; PATH={tmp_path}:$PATH; . {script}; COMP_WORDS=(lamina inspect comp); COMP_CWORD=2; "
+        '_lamina; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run([bash, "--norc", "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["got:inspect comp:", "redis:7", "completion"]

@@ -1,0 +1,99 @@
+"""The demo runs, shows every chapter of the story, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.cli.fakes import Command
+
+from lamina.cli.demo import CHAPTERS
+from lamina.cli.samples import IMAGES, publish, tar_of
+from lamina.content.local import LocalStore
+from lamina.oci.descriptor import Platform
+
+
+def demo(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environ = {"HOME": str(home), "PATH": os.environ["PATH"], "TMPDIR": str(home), "LAMINA_ROOT": str(home / "mine"),
+               "HTTP_PROXY": "http://127.0.0.1:9", "LAMINA_EXPERIMENTAL": "enabled"}
+    return subprocess.run([sys.executable, "-m", "lamina", *words], env=environ, capture_output=True, text=True,
+                          check=False)
+
+
+def test_the_story(tmp_path: Path) -> None:
+    done = demo(tmp_path, "demo")
+    assert (done.returncode, done.stderr) == (0, "")
+    for number, chapter in enumerate(CHAPTERS, 1):
+        assert f"\n{number}. {chapter.title}\n" in done.stdout
+        assert chapter.after in done.stdout
+    first, _, rest = done.stdout.partition("Layers are shared")
+    assert first.count(": Pull complete") == 3
+    assert ": Already exists" not in first
+    second, _, third = rest.partition("Pulling again")
+    assert second.count(": Already exists") == 2
+    assert second.count(": Pull complete") == 1
+    assert third.partition("What it takes")[0].count(": Already exists") == 3
+    assert "File 7: the updated version of File 6\n" in done.stdout
+    assert "  hides  layer 1's file, 50kB, by RUN apt-get install -y java" in done.stdout
+    assert "1 file, 50kB: stored and pulled, but seen by no container" in done.stdout
+    assert "  gone   deleted by layer 2: RUN rm /files/file-5" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+README = Path(__file__).parent.parent.parent / "README.md"
+
+
+def comparable(line: str) -> str:
+    """Without what differs from run to run and from machine to machine: ports, digests of blobs, sizes."""
+    line = re.sub(r"127\.0\.0\.1:\d{5}", "HOST", line)
+    line = re.sub(r"[0-9a-f]{64}|[0-9a-f]{12}", "ID", line)
+    return re.sub(r"\d+(\.\d+)?[kM]?B\b", "SIZE", " ".join(line.split()))
+
+
+def test_the_readme_shows_what_it_prints(tmp_path: Path) -> None:
+    shown = README.read_text().partition("shortened at the dots:\n\n```text\n")[2].partition("\n```")[0].splitlines()
+    printed = {comparable(line) for line in demo(tmp_path, "demo").stdout.splitlines()}
+    assert len(shown) > 50
+    assert [line for line in shown if line != "..." and comparable(line) not in printed] == []
+
+
+def test_what_is_kept_can_be_used(tmp_path: Path) -> None:
+    keep = tmp_path / "playground"
+    done = demo(tmp_path, "demo", "--keep", str(keep))
+    assert done.returncode == 0
+    assert f"lamina --root {keep}/state images" in done.stdout
+    listed = demo(tmp_path, "--root", f"{keep}/state", "images", "--format", "{{.Repository}}")
+    assert sorted(line.partition("/")[2] for line in listed.stdout.splitlines()) == ["demo/app", "demo/worker"]
+    again = demo(tmp_path, "demo", "--keep", str(keep))
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "not empty" in again.stderr
+
+
+def test_a_place_that_cannot_be_made(command: Command) -> None:
+    result = command("demo", "--keep", "/proc/nowhere")
+    assert result.code == 1
+    assert result.err.startswith("lamina: /proc/nowhere: ")
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_samples_are_the_same_every_time(name: str, tmp_path: Path) -> None:
+    tars = [[tar_of(layer) for layer in IMAGES[name]] for _ in range(2)]
+    assert tars[0] == tars[1]
+    platform = Platform(os="linux", architecture="amd64")
+    found = []
+    for root in ("a", "b"):
+        store = LocalStore.create(tmp_path / root, platform=platform)
+        publish(store, "demo", platform)
+        found.append([record.descriptor.digest for record in store.catalog.records()])
+        store.close()
+    assert found[0] == found[1]
+
+
+def test_the_samples_share_their_first_two_layers() -> None:
+    app, worker = IMAGES["app"], IMAGES["worker"]
+    assert app[:2] == worker[:2]
+    assert app[2] != worker[2]

@@ -1,0 +1,98 @@
+"""Which driver a state directory gets, and keeps."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from lamina.content.state import State
+from lamina.snapshot import probing
+from lamina.snapshot.copying import CopyingSnapshotter
+from lamina.snapshot.hands import Hands
+from lamina.snapshot.layers import LayerStore
+from lamina.snapshot.probing import ORDER, choose, probe
+from lamina.snapshot.snapshotter import DriverUnavailable
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    for name in ("layers", "snapshots"):
+        (tmp_path / name).mkdir()
+    state = State(tmp_path / "state.sqlite")
+    yield state
+    state.close()
+
+
+def chosen(root: Path, state: State, wanted: str | None = None) -> str:
+    driver = choose(root, state, LayerStore(root), wanted=wanted)
+    driver.close()
+    return driver.name
+
+
+def test_the_first_choice_is_remembered(tmp_path: Path, state: State) -> None:
+    first = chosen(tmp_path, state)
+    assert first in ORDER
+    assert json.loads((tmp_path / "snapshots" / "driver.json").read_text())["driver"] == first
+    assert chosen(tmp_path, state) == first
+
+
+def test_asking_for_another_once_changes_nothing(tmp_path: Path, state: State) -> None:
+    first = chosen(tmp_path, state)
+    assert chosen(tmp_path, state, "vfs") == "vfs"
+    assert chosen(tmp_path, state) == first
+
+
+def test_what_was_asked_for_first_stays(tmp_path: Path, state: State) -> None:
+    assert chosen(tmp_path, state, "vfs") == "vfs"
+    assert chosen(tmp_path, state) == "vfs"
+
+
+def test_other_names(tmp_path: Path, state: State) -> None:
+    assert chosen(tmp_path, state, "copy") == "vfs"
+
+
+def test_unknown_drivers_are_named(tmp_path: Path, state: State) -> None:
+    with pytest.raises(DriverUnavailable, match=r"zfs.*erofs, overlay2, vfs"):
+        chosen(tmp_path, state, "zfs")
+    assert not (tmp_path / "snapshots" / "driver.json").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"driver": "vfs"}'])
+def test_a_damaged_choice_is_made_again(tmp_path: Path, state: State, text: str) -> None:
+    (tmp_path / "snapshots" / "driver.json").write_text(text)
+    assert chosen(tmp_path, state) in ORDER
+
+
+def test_probing_explains_and_leaves_nothing(tmp_path: Path, state: State) -> None:
+    found = probe(tmp_path)
+    assert [candidate.name for candidate in found[: len(ORDER)]] == list(ORDER)
+    assert all(candidate.reason for candidate in found)
+    assert found[-1].is_usable or len(found) > len(ORDER)
+    assert os.listdir(tmp_path / "snapshots") == []
+
+
+class Odd(CopyingSnapshotter):
+    name = "odd"
+
+    def __init__(self, state: State, layers: LayerStore, hands: Hands) -> None:
+        super().__init__(state, layers, hands)
+
+    @staticmethod
+    def probe(root: Path, hands: Hands) -> str:
+        return "" if (root / "odd").exists() else "no file called odd"
+
+
+def test_other_peoples_drivers(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("odd", f"{__name__}:Odd", "lamina.storage_drivers")
+    monkeypatch.setattr(EntryPoint, "load", lambda _self: Odd)
+    monkeypatch.setattr(probing, "_entry_points", lambda: [point])
+    with pytest.raises(DriverUnavailable, match="no file called odd"):
+        chosen(tmp_path, state, "odd")
+    (tmp_path / "odd").touch()
+    assert chosen(tmp_path, state, "odd") == "odd"
+    assert [candidate.is_usable for candidate in probe(tmp_path) if candidate.name == "odd"] == [True]
