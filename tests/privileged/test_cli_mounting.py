@@ -18,6 +18,7 @@ from tests.conftest import OrdinaryUser
 from lamina.cli.samples import publish
 from lamina.engine.engine import Engine
 from lamina.engine.settings import Settings
+from lamina.snapshot.mounts import mount_namespace
 
 pytestmark = pytest.mark.privileged
 APP = "demo/app:1"
@@ -68,25 +69,19 @@ def test_a_command_sees_the_mount_and_nobody_else_does(lamina: list[str], tmp_pa
     assert run([*lamina, "mount"]).stdout.count("\n") == 1
 
 
-def namespace_of(process: int) -> str:
-    try:
-        return os.readlink(f"/proc/{process}/ns/mnt")
-    except OSError:
-        return ""
-
-
 def test_kill_leaves_no_mount(lamina: list[str], tmp_path: Path) -> None:
     process = subprocess.Popen([*lamina, "mount", APP, "--", "sh", "-c", "echo $$; exec sleep 60"],
                                stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     with process.stdout as out:
-        namespace = namespace_of(int(out.readline()))
+        namespace = mount_namespace(out.readline().rstrip())
+        assert namespace
         process.kill()
         process.wait()
         assert mounts_below(tmp_path) == []
         os.killpg(process.pid, signal.SIGKILL)  # the command itself
         assert out.read() == ""
-    while namespace in {namespace_of(int(path.name)) for path in Path("/proc").glob("[0-9]*")}:
+    while namespace in {mount_namespace(path.name) for path in Path("/proc").glob("[0-9]*")}:
         time.sleep(0.01)  # killed processes close their files first, and leave their namespaces later
     assert run([*lamina, "rmi", APP]).returncode == 0
 

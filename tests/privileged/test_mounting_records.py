@@ -15,7 +15,7 @@ import pytest
 from lamina.snapshot import syscalls
 from lamina.snapshot.mountinfo import mounted_on
 from lamina.snapshot.mounting import MountBusy, unmount
-from lamina.snapshot.mounts import MountRecord, MountRecords, NotMounted, Standing
+from lamina.snapshot.mounts import MountRecord, MountRecords, NotMounted, Standing, mount_namespace
 from lamina.snapshot.snapshotter import Mount, SnapshotInUse
 from lamina.testing.bench import Bench
 from lamina.testing.images import file
@@ -182,6 +182,19 @@ def test_in_another_namespace(bench: Bench, name: str) -> None:
         assert records.forget_gone(bench.driver) == 0
     assert records.standing(record) is Standing.GONE
     assert records.forget_gone(bench.driver) == 1
+
+
+def test_no_namespace_takes_the_name_of_one_that_is_gone() -> None:
+    names = []
+    for _ in range(20):
+        with subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", "echo; read line"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            names.append(mount_namespace(str(process.pid)))
+        assert mount_namespace(str(process.pid)) == ""
+    assert len(set(names)) == 20
 
 
 def test_a_mount_that_fails_leaves_nothing(bench: Bench, name: str, tmp_path: Path) -> None:

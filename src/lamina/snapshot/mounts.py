@@ -21,6 +21,7 @@ from pathlib import Path
 from lamina.content.durable import make_directory, write_file
 from lamina.content.lease import boot_id
 from lamina.errors import NotFound
+from lamina.snapshot import syscalls
 from lamina.snapshot.mountinfo import mounted_on
 from lamina.snapshot.mounting import mount_all, unmount
 from lamina.snapshot.snapshotter import Mount, SnapshotNotFound, Snapshotter
@@ -83,7 +84,7 @@ class MountRecords:
             return Standing.MOUNTED if Path(record.target).is_dir() else Standing.GONE
         if record.boot != boot_id():
             return Standing.GONE
-        if record.namespace != _namespace("self"):
+        if record.namespace != mount_namespace("self"):
             return Standing.ELSEWHERE if _is_alive(record.namespace) else Standing.GONE
         line = mounted_on(Path(record.target))
         return Standing.MOUNTED if line is not None and line.mark == record.mark else Standing.GONE
@@ -100,7 +101,7 @@ class MountRecords:
         record = MountRecord(
             id=name, label=label, driver=driver.name, snapshot=f"mount-{name}", parent=parent,
             target=str(target or self._directory / name), created=now, boot=boot_id(),
-            namespace=_namespace("self"), owns_target=target is None,
+            namespace=mount_namespace("self"), owns_target=target is None,
         )
         make_directory(self._directory)
         with self._locked(fcntl.LOCK_SH):
@@ -179,13 +180,24 @@ class MountRecords:
         write_file(self._directory / f"{record.id}.json", json.dumps(asdict(record)).encode(), 0o600)
 
 
-def _namespace(process: str) -> str:
+def mount_namespace(process: str) -> str:
+    """Names the mount namespace of a process; empty for one that is gone, or that we may not look at.
+
+    The number in the link's text is given to the next namespace as soon as this one is gone, which on a
+    busy machine is at once; the kernel's own identity of a namespace never is (Linux 6.11).
+    """
     try:
-        return os.readlink(f"/proc/{process}/ns/mnt")
+        descriptor = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    try:
+        return f"mnt:{syscalls.mount_namespace_id(descriptor)}"
+    except OSError:
+        return f"mnt:[{os.fstat(descriptor).st_ino}]"
+    finally:
+        os.close(descriptor)
 
 
 def _is_alive(namespace: str) -> bool:
     """Whether a process that we may look at is in a mount namespace."""
-    return any(_namespace(path.split("/")[2]) == namespace for path in glob.glob("/proc/[0-9]*"))
+    return any(mount_namespace(path.split("/")[2]) == namespace for path in glob.glob("/proc/[0-9]*"))
