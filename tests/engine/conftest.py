@@ -28,7 +28,7 @@ def open_engine(tmp_path: Path, events: list[Event]) -> Iterator[Callable[..., E
 
     def make(name: str = "root") -> Engine:
         settings = Settings.load(
-            {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), "LAMINA_STORAGE_DRIVER": __import__("os").environ.get("TDRV", "vfs")},
+            {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), "LAMINA_STORAGE_DRIVER": "vfs"},
             system=tmp_path / "etc",
         )
         engine = Engine.open(tmp_path / name, settings=settings, report=events.append)

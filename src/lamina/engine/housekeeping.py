@@ -110,6 +110,13 @@ def remove(engine: Engine, name: str, *, force: bool, prune: bool) -> tuple[Remo
     return tuple(removed)
 
 
+def drop_unnamed(engine: Engine, record: ImageRecord) -> None:
+    """An image that was only looked at goes again, unless somebody named it meanwhile."""
+    current = engine.store.catalog.with_digest(record.descriptor.digest)
+    if current is not None and not current.names and record.config not in mounted_ids(engine):
+        _delete(engine, current)
+
+
 def discard(engine: Engine, content: Iterable[Digest], layers: Iterable[Digest]) -> None:
     store = engine.store
     sweep(store, lambda: image_roots(store), engine.clock(), grace=float("-inf"), among=set(content))

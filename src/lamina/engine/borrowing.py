@@ -1,0 +1,103 @@
+"""An image from anywhere, for as long as somebody looks at it.
+
+What is in the store is only leased. What is in a registry, an archive or a layout is landed as a pull or a
+load would land it, verified, but without a name; afterwards it goes again, unless it was here before or
+somebody named it meanwhile.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lamina.archive import ArchiveSource
+from lamina.content.catalog import ImageRecord
+from lamina.content.collect import reachable
+from lamina.content.lease import Lease
+from lamina.content.store import Fetcher
+from lamina.engine import housekeeping
+from lamina.engine.landing import hold_all, land
+from lamina.engine.locations import Location, Transport, parse_location
+from lamina.engine.lookup import find_image
+from lamina.oci.descriptor import Descriptor, Platform
+from lamina.oci.reference import Reference
+
+if TYPE_CHECKING:
+    from lamina.engine.engine import Engine
+
+
+@contextmanager
+def borrowed(engine: Engine, text: str, platform: Platform | None = None) -> Iterator[ImageRecord]:
+    """One platform of an image, all of it in the store until the context ends.
+
+    ``text`` is what ``parse_location`` reads. ``images.load_record`` opens the record.
+    """
+    location = parse_location(text)
+    if location.is_store:
+        record = find_image(engine.store.catalog, location.name)
+        with Lease(engine.store.state, f"look at {text}") as lease:
+            _hold(engine, record, lease)
+            yield record
+        return
+    with opened(engine, location) as (source, root), landed(engine, source, root, platform) as record:
+        yield record
+
+
+@contextmanager
+def landed(
+    engine: Engine, source: Fetcher, root: Descriptor, platform: Platform | None = None
+) -> Iterator[ImageRecord]:
+    """An image of another source, in the store until the context ends."""
+    was_here = engine.store.catalog.with_digest(root.digest) is not None
+    record = land(engine, source, root, names=(), platform=platform, report=engine.report).record
+    content = reachable(engine.store, [record.descriptor])
+    layers = housekeeping.diff_ids_of(engine, [record.descriptor])
+    try:
+        with Lease(engine.store.state, f"look at {root.digest}") as lease:
+            _hold(engine, record, lease)
+            yield record
+    finally:
+        if not was_here:
+            housekeeping.drop_unnamed(engine, record)
+            engine.discard(content, layers)  # where a prune took the record, and left what was leased
+
+
+@contextmanager
+def opened(engine: Engine, location: Location) -> Iterator[tuple[Fetcher, Descriptor]]:
+    """Where content comes from, and the root document of the image that is meant there."""
+    if location.transport is Transport.STORE:
+        yield engine.store, find_image(engine.store.catalog, location.name).descriptor
+    elif location.transport is Transport.REGISTRY:
+        reference = Reference.parse(location.name).with_default_tag()
+        repository = engine.registries.repository(reference)
+        yield repository, repository.resolve(str(reference.digest or reference.tag))
+    else:
+        assert location.path is not None
+        with (
+            tempfile.TemporaryDirectory(prefix="load-", dir=engine.root / "ingest") as scratch,
+            ArchiveSource(location.path, scratch=Path(scratch), report=engine.report) as archive,
+        ):
+            yield archive, _resolve(archive, location.name)
+
+
+def _resolve(archive: ArchiveSource, name: str) -> Descriptor:
+    """As the archive spells the name, or as people do."""
+    if name:
+        for spelled in (name, *_spellings(name)):
+            found = [root for names, root in archive.images() if spelled in names]
+            if found:
+                return found[0]
+    return archive.resolve(name)
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    reference = Reference.parse(name).with_default_tag()
+    return reference.familiar, reference.canonical
+
+
+def _hold(engine: Engine, record: ImageRecord, lease: Lease) -> None:
+    hold_all(engine.store, record.descriptor, lease)
+    lease.hold(housekeeping.diff_ids_of(engine, [record.descriptor]))
