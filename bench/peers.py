@@ -60,7 +60,9 @@ class DockerSession:
         name = self.room.ask([*self.client, "create", "--network=none", reference]).strip()
         shown = self.room.ask([*self.client, "inspect", "--format={{.GraphDriver.Data.LowerDir}}", name])
         lower = ":".join(os.path.realpath(path) for path in shown.strip().split(":")[1:])
-        options = ["-t", "overlay", "-o", f"ro,lowerdir={lower}", "overlay"]
+        # overlayfs wants two layers at least.
+        overlay = ["-t", "overlay", "-o", f"ro,lowerdir={lower}", "overlay"]
+        options = overlay if ":" in lower else ["--bind", lower]
         with self.room.window() as target, _mounted(options, target):
             return count_below(self.room, target)
 

@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "lamina"
 # What a room may import besides itself. Listing is by hand: a new room is one more line.
 GROUND = {"errors", "events", "oci"}
 WINGS = GROUND | {"content", "layer", "http"}
-MEETINGS = WINGS | {"image", "archive", "convert", "registry", "insight"}
+MEETINGS = WINGS | {"image", "archive", "convert", "registry", "insight", "squashed"}
 FLOORS = {
     "errors": set(),
     "events": set(),
@@ -23,6 +23,7 @@ FLOORS = {
     "image": WINGS,
     "archive": WINGS | {"image", "convert"},
     "convert": WINGS | {"image"},
+    "squashed": WINGS | {"image", "convert"},
     "registry": WINGS | {"image"},
     "insight": WINGS | {"image"},
     "snapshot": MEETINGS,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Collection, MutableMapping, Sequence
 from dataclasses import replace
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from lamina.content.store import CHUNK, ContentStore, Fetcher, VerifyingReader, read_all, verified
 from lamina.errors import IntegrityError
@@ -245,8 +245,15 @@ def _rewritten(raw: bytes, media_type: str, name: str, made: Sequence[Descriptor
         {**line, "mediaType": child.media_type, "digest": child.digest, "size": child.size}
         for line, child in zip(document[name], made, strict=True)
     ]
-    if any(child.media_type in (DOCKER_LAYER_ZSTD, OCI_LAYER_ZSTD, OCI_MANIFEST) for child in made):
-        media_type = document["mediaType"] = _DOCUMENTS_AS_OCI.get(media_type, media_type)
-        for line in [*document[name], *([document["config"]] if "config" in document else [])]:
-            line["mediaType"] = _LEAVES_AS_OCI.get(line["mediaType"], line["mediaType"])
+    document, media_type = in_one_family(document, media_type)
     return dump_document(document), media_type
+
+
+def in_one_family(document: dict[str, Any], media_type: str) -> tuple[dict[str, Any], str]:
+    """A manifest or an index, and its media type: OCI's words throughout where a child of it needs them."""
+    children = document["layers"] if "layers" in document else document["manifests"]
+    if any(child["mediaType"] in (DOCKER_LAYER_ZSTD, OCI_LAYER_ZSTD, OCI_MANIFEST) for child in children):
+        media_type = document["mediaType"] = _DOCUMENTS_AS_OCI.get(media_type, media_type)
+        for line in [*children, *([document["config"]] if "config" in document else [])]:
+            line["mediaType"] = _LEAVES_AS_OCI.get(line["mediaType"], line["mediaType"])
+    return document, media_type

@@ -26,6 +26,8 @@ class Action(StrEnum):
     PUSHED = "Pushed"
     MOUNTED = "Mounted from"
     PUSH_EXISTS = "Layer already exists"
+    SQUASHING = "Squashing"
+    SQUASHED = "Squash complete"
     LOADING = "Loading layer"
     LOADED = "Loaded layer"
     NOTE = "Note"

@@ -121,13 +121,13 @@ class _Search:
             return self._only(root, document)
         found = self._in_index(document, self._platform, depth=1)
         if found is None:
-            listed = sorted({str(entry.platform) for entry in _images(document) if entry.platform})
+            listed = sorted({str(entry.platform) for entry in images_of(document) if entry.platform})
             there = ", ".join(listed) or "none that says its own"
             raise PlatformNotFound(f"{root.digest}: no image for {self._platform} (there is {there})")
         return found
 
     def _only(self, root: Descriptor, index: Index) -> Manifest:
-        entries = {entry.digest: entry for entry in _images(index)}
+        entries = {entry.digest: entry for entry in images_of(index)}
         for _ in range(MAX_INDEX_DEPTH):
             if len(entries) != 1:
                 break
@@ -135,14 +135,14 @@ class _Search:
             document = self._read(entry)
             if isinstance(document, Manifest):
                 return document
-            entries = {entry.digest: entry for entry in _images(document)}
+            entries = {entry.digest: entry for entry in images_of(document)}
         else:
             raise IndexTooDeep(f"{root.digest}: indexes are nested more than {MAX_INDEX_DEPTH} deep")
         raise PlatformNotFound(f"{root.digest}: lists {len(entries)} images; name the platform of one")
 
     def _in_index(self, index: Index, platform: Platform, depth: int) -> Manifest | None:
         """What the entries say is believed first; only then are documents read to find out."""
-        stated = replace(index, manifests=tuple(_images(index))).for_platform(platform)
+        stated = replace(index, manifests=tuple(images_of(index))).for_platform(platform)
         if stated is not None:
             document = self._read(stated)
             return document if isinstance(document, Manifest) else self._nested(document, platform, depth)
@@ -166,7 +166,7 @@ class _Search:
 
         A local store may hold some entries of an index only, on purpose.
         """
-        for entry in _images(index):
+        for entry in images_of(index):
             is_silent = entry.platform is None or entry.media_type in INDEXES
             if is_silent and entry.digest not in self._seen and self._source.has(entry):
                 document = self._read(entry)
@@ -183,8 +183,11 @@ class _Search:
         return parse_graph_node(read_all(self._source, wanted, MAX_DOCUMENT), wanted.media_type)
 
 
-def _images(index: Index) -> list[Descriptor]:
-    """Entries that may be images. BuildKit lists attestations beside them, for the platform unknown."""
+def images_of(index: Index) -> list[Descriptor]:
+    """Entries that may be images, or indexes of some.
+
+    BuildKit lists attestations beside them, for the platform unknown.
+    """
     return [
         entry for entry in index.manifests
         if entry.media_type in MANIFESTS | INDEXES

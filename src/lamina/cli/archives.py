@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamina.cli.images import short_id
+from lamina.cli.output import OUTPUT_HELP, STREAM, written
 from lamina.cli.progress import shown
 from lamina.cli.registry import PLATFORM_HELP, platform_of
 from lamina.cli.session import Refused
@@ -16,21 +17,17 @@ from lamina.cli.verbs import Verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import IO, BinaryIO
+    from typing import BinaryIO
 
     from lamina.cli.arguments import Arguments, VerbParser
     from lamina.cli.session import Session
-
-STREAM = "-"
-_OUTPUT_HELP = "write there instead of to standard output"
-
 
 # -- save and export: bytes out
 
 
 def _save_arguments(parser: VerbParser) -> None:
     parser.positional("names", "IMAGE", "a name, an ID, or the beginning of an ID", nargs="+")
-    parser.value("-o", "--output", metavar="FILE", default="", about=_OUTPUT_HELP)
+    parser.value("-o", "--output", metavar="FILE", default="", about=OUTPUT_HELP)
     parser.value("--format", metavar="FORMAT", default="docker-archive",
                  choices=["docker-archive", "oci-archive"],
                  about="docker-archive (default; every engine loads it) or oci-archive")
@@ -58,7 +55,7 @@ under its name when it is whole. The same images give the same bytes.""",
 
 def _export_arguments(parser: VerbParser) -> None:
     parser.positional("name", "NAME", "a name, an ID, or the beginning of an ID")
-    parser.value("-o", "--output", metavar="FILE", default="", about=_OUTPUT_HELP)
+    parser.value("-o", "--output", metavar="FILE", default="", about=OUTPUT_HELP)
     parser.value("--type", metavar="TYPE", choices=["image"], default="image", about="only 'image' for now")
 
 
@@ -76,96 +73,6 @@ Needs no root and unpacks nothing.""",
     arguments=_export_arguments,
     examples=("lamina export redis:7 -o redis-root.tar", "lamina export redis:7 | tar -tv | head"),
 )
-
-
-@contextmanager
-def written(output: str, session: Session, verb: str) -> Iterator[BinaryIO]:
-    """Where the bytes go. A file appears under its name when it is whole, and not at all after a failure."""
-    if output in ("", STREAM):
-        if is_terminal(session.stdout):
-            raise Refused(f"{verb}: an archive is not for a terminal; use -o FILE, or redirect the output")
-        out = session.output_bytes()
-        yield out
-        out.flush()
-        return
-    with _whole_file(output) as stream:
-        yield stream
-
-
-@contextmanager
-def _whole_file(output: str) -> Iterator[BinaryIO]:
-    if os.path.exists(output) and not os.path.isfile(output):  # /dev/null, a named pipe
-        with _naming(output):
-            device = open(output, "wb")  # noqa: SIM115 - closed below
-        with _closed(device):
-            yield from _flushed(device, output)
-        return
-    import tempfile
-
-    directory, name = os.path.split(os.path.abspath(output))
-    mode = 0o666 & ~_umask()
-    with _naming(directory):
-        temporary = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below
-            dir=directory, prefix=f".{name[:64]}.", delete=False
-        )
-    with _closed(temporary):
-        try:
-            yield from _flushed(temporary, output)
-            os.fchmod(temporary.fileno(), mode)
-            with _naming(output):
-                os.replace(temporary.name, output)
-        except BaseException:
-            os.unlink(temporary.name)
-            raise
-
-
-def _flushed(stream: IO[bytes], output: str) -> Iterator[BinaryIO]:
-    out = _NamedOutput(stream, output)
-    yield out  # type: ignore[misc]  # what archives need of a file
-    out.flush()
-
-
-@contextmanager
-def _closed(stream: IO[bytes]) -> Iterator[None]:
-    """Closing writes once more what could not be written, and would complain again."""
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            stream.close()
-
-
-class _NamedOutput:
-    """A file given with ``-o``, whose failures cannot be taken for the state directory's."""
-
-    def __init__(self, stream: IO[bytes], name: str) -> None:
-        self._stream = stream
-        self._name = name
-
-    def write(self, chunk: bytes | memoryview) -> int:
-        with _naming(self._name):
-            return self._stream.write(chunk)
-
-    def flush(self) -> None:
-        with _naming(self._name):
-            self._stream.flush()
-
-    def writable(self) -> bool:
-        return True
-
-
-@contextmanager
-def _naming(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Refused(f"{path}: {(error.strerror or str(error)).lower()}") from None
-
-
-def _umask() -> int:
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
 
 
 # -- load and import: bytes in
@@ -213,7 +120,7 @@ def _import_arguments(parser: VerbParser) -> None:
 
 def _import(arguments: Arguments, session: Session) -> None:
     platform = platform_of(arguments.platform)
-    created = _creation_time(session)
+    created = creation_time(session)
     with _readable(arguments.file, session, "import", "a file's name") as source, session.engine() as engine:
         if not hasattr(source, "read"):
             raise Refused(f"import: {visible(str(source))} is a directory; expected a tar")
@@ -226,7 +133,7 @@ def _import(arguments: Arguments, session: Session) -> None:
         session.hint(f"note: {short_id(digest)} is now {visible(arguments.name)}, an image of one layer.")
 
 
-def _creation_time(session: Session) -> str | None:
+def creation_time(session: Session) -> str | None:
     """SOURCE_DATE_EPOCH makes the same tar the same image."""
     epoch = session.settings.source_date_epoch
     if epoch is None:

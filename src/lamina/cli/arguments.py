@@ -24,6 +24,7 @@ argparse._ = str  # type: ignore[attr-defined]
 
 Arguments = argparse.Namespace
 _SWITCH = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i?)b?|b)?", re.IGNORECASE)
 # Options that may stand before the verb or after it, and those of them that take a value.
 GLOBAL_VALUES = ("--root", "--config-file", "--storage-driver", "--storage-opt")
 
@@ -183,6 +184,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def parse_size(text: str, option: str) -> int:
+    """``10MB``, ``10 m``, ``1.5GiB``, ``4096``: bytes. Decimal units, but for those with an ``i``."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(f"{option}: expected a size such as 500kB or 10MB, got {text!r}")
+    power = " kmgt".index((found[2] or " ").lower())
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
 # What argparse says of the x in -lx.

@@ -85,10 +85,11 @@ SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 # What the arguments of a verb are.
 _IMAGES = frozenset({
     "push", "save", "export", "images", "inspect", "history", "tag", "rmi", "layers", "ls", "cat", "blame",
-    "obscured", "mount", "umount", "pull",
+    "obscured", "mount", "umount", "pull", "squash", "waste", "diff", "du", "report", "verify-erased", "secrets",
 })
 _FILES = frozenset({"load", "import"})
-_FILE_OPTIONS = frozenset({"--output", "-o", "--input", "-i", "--root", "--config-file"})
+_FILE_OPTIONS = frozenset({"--output", "-o", "--input", "-i", "--root", "--config-file",
+                           "--references", "--secret-file"})
 _CHOICES = {
     "--storage-driver": ("overlay2", "erofs", "vfs"),
     "--platform": ("linux/amd64", "linux/arm64", "linux/arm/v7", "linux/386", "linux/ppc64le",

@@ -16,7 +16,7 @@ from lamina.events import Action, Event, Report
 
 _FRAMES = 10  # a second
 _BAR = 50  # docker's width, given up on a narrow terminal
-_MOVING = (Action.DOWNLOADING, Action.PUSHING, Action.EXTRACTING, Action.LOADING)
+_MOVING = (Action.DOWNLOADING, Action.PUSHING, Action.EXTRACTING, Action.LOADING, Action.SQUASHING)
 
 
 @dataclass(slots=True)

@@ -67,6 +67,17 @@ HEADINGS: dict[str, dict[str, tuple[str, str, str]]] = {
         "blame": ("explain", "BLAME", "Say which layer and instruction put a file there"),
         "obscured": ("explain", "OBSCURED", "List files that are stored but that no container sees"),
     },
+    "What is in the bytes": {
+        "verify-erased": ("erasure", "VERIFY_ERASED", "Prove that a secret or a path is gone from an image"),
+        "secrets": ("erasure", "SECRETS", "Find likely secrets in an image, also in hidden files"),
+        "waste": ("waste", "WASTE", "List bytes that are pulled for nothing, and how to save them"),
+        "diff": ("compare", "DIFF", "Show what is different between two images"),
+        "du": ("du", "DU", "Show what the bytes of an image are, by directory, layer or extension"),
+        "report": ("report", "REPORT", "Write everything about an image as one HTML page"),
+    },
+    "Squashing": {
+        "squash": ("squash", "SQUASH", "Merge layers into one, and say what it costs"),
+    },
     "Filesystems": {
         "mount": ("mounting", "MOUNT", "Mount an image's layers as one filesystem, read-only"),
         "umount": ("mounting", "UMOUNT", "Unmount what mount has mounted"),

@@ -31,6 +31,7 @@ class Arrival:
         kept = os.dup(file)
         weakref.finalize(self, os.close, kept)
         self.descriptor = descriptor
+        self.final: Path | None = None  # where the blob lies, whole and verified, if it did from the start
         self.path = Path(f"/proc/self/fd/{kept}")
         self._changed = threading.Condition()
         self._available = available
@@ -46,6 +47,7 @@ class Arrival:
         finally:
             os.close(file)
         arrival._is_complete = True
+        arrival.final = path
         return arrival
 
     @property

@@ -75,8 +75,16 @@ def unreachable(
         except FileNotFoundError:
             continue
         if now - status.st_mtime >= grace:
-            found.append((digest, status.st_blocks * 512))
+            found.append((digest, own_size(status)))
     return found
+
+
+def own_size(status: os.stat_result) -> int:
+    """Bytes on disk that go when this name of a blob goes.
+
+    A blob that is a plain tar may have a second name, as the unpacked layer; that one is then counted.
+    """
+    return status.st_blocks * 512 if status.st_nlink == 1 else 0
 
 
 def sweep(

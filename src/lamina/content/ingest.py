@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from lamina.content.arrival import Arrival
-from lamina.content.durable import is_still_at, make_directory, publish
+from lamina.content.durable import Writeback, is_still_at, make_directory, publish
 from lamina.content.store import CHUNK, DigestMismatch, check_content
 from lamina.errors import IntegrityError
 from lamina.oci.descriptor import Descriptor
@@ -74,6 +74,7 @@ class LocalIngest:
         self._expected = expected
         self._digester = Digester(expected.digest.algorithm if expected else "sha256")
         self._file = os.open(directory.data, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        self._writeback = Writeback(self._file)
         self.arrival = Arrival(expected, self._file) if expected else None
         self._resume()
 
@@ -86,6 +87,7 @@ class LocalIngest:
         self._digester.update(view)
         while view:
             view = view[os.write(self._file, view):]
+        self._writeback.advance(self._digester.size)
         if self.arrival is not None:
             self.arrival.advance(self._digester.size)
         return len(chunk)

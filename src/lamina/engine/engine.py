@@ -25,11 +25,20 @@ if TYPE_CHECKING:
     from lamina.engine.explain import FileRow
     from lamina.engine.housekeeping import ImageUsage, Pruned, Removed, UsageRow
     from lamina.engine.images import HistoryRow, ImageSummary
+    from lamina.engine.merging import SquashOptions
     from lamina.engine.mounts import MountRecord
+    from lamina.engine.planning import Planned, PlanOptions
     from lamina.engine.serving import Serving
+    from lamina.engine.squashing import Squashed
     from lamina.engine.transfer import Pulled, Pushed
     from lamina.image import Image
+    from lamina.insight.certificate import Certificate
+    from lamina.insight.comparison import Comparison
+    from lamina.insight.leaks import Leaks
     from lamina.insight.provenance import Blame, LayerSummary, Obscured
+    from lamina.insight.report import ReportData
+    from lamina.insight.usage import Portion
+    from lamina.insight.waste import Waste
     from lamina.registry.remote import RegistryClient
     from lamina.snapshot.layers import LayerStore
     from lamina.snapshot.snapshotter import Snapshotter
@@ -240,6 +249,31 @@ class Engine:
 
         return housekeeping.remove(self, name, force=force, prune=prune)
 
+    def squash(
+        self,
+        name: str,
+        target: str = "",
+        *,
+        options: SquashOptions | None = None,
+        platform: Platform | None = None,
+    ) -> Squashed:
+        """Merges a range of layers into one; says what came of it and what it costs.
+
+        ``name`` and ``target`` may be in the store, a registry, an archive or a layout (see
+        ``lamina.engine.locations``). Without a target the result is in the store under its ID alone.
+        """
+        from lamina.engine import merging, squashing
+
+        return squashing.squash(self, name, target, options or merging.SquashOptions(), platform)
+
+    def plan_squashes(
+        self, wanted: Sequence[tuple[str, int]] = (), *, options: PlanOptions | None = None
+    ) -> Planned:
+        """Which ranges of layers are worth merging, over images with pull counts; all here by default."""
+        from lamina.engine import planning
+
+        return planning.plan(self, wanted, options or planning.PlanOptions())
+
     # -- questions about layers
 
     def layers(self, name: str) -> tuple[LayerSummary, ...]:
@@ -273,6 +307,73 @@ class Engine:
         from lamina.engine import explain
 
         return explain.obscured(self, name)
+
+    # -- what is in the bytes
+
+    def verify_erased(
+        self,
+        name: str,
+        *,
+        secrets: Mapping[str, bytes] | None = None,
+        patterns: Sequence[str] = (),
+        paths: Sequence[str] = (),
+        platform: Platform | None = None,
+        everywhere: bool = False,
+        image_only: bool = False,
+    ) -> Certificate:
+        """Searches every byte that an image reaches; says what the rest of the store still holds.
+
+        ``secrets`` are contents by a label that may be shown. What is elsewhere counts for the verdict with
+        ``everywhere``, and is not looked at with ``image_only``.
+        """
+        from lamina.engine import erasing
+
+        return erasing.verify_erased(
+            self, name, secrets=secrets or {}, patterns=patterns, paths=paths, platform=platform,
+            everywhere=everywhere, image_only=image_only,
+        )
+
+    def secrets(self, name: str, *, platform: Platform | None = None) -> Leaks:
+        """Likely secrets in files, seen and hidden, and in the image's documents."""
+        from lamina.engine import erasing
+
+        return erasing.secrets(self, name, platform=platform)
+
+    def waste(self, name: str, *, platform: Platform | None = None) -> Waste:
+        """Bytes that are pulled for nothing, each file with its reason, its instruction and what to do."""
+        from lamina.engine import accounting
+
+        return accounting.waste(self, name, platform=platform)
+
+    def diff(
+        self, before: str, after: str, path: str = "/", *, times: bool = False,
+        platform: Platform | None = None,
+    ) -> Comparison:
+        """What is different in a second image: files at and below ``path``, layers, settings."""
+        from lamina.engine import accounting
+
+        return accounting.diff(self, before, after, path, times=times, platform=platform)
+
+    def du(
+        self, name: str, path: str = "/", *, by: str = "dir", depth: int = 1,
+        platform: Platform | None = None,
+    ) -> tuple[Portion, ...]:
+        """Bytes of files, seen and hidden, by ``layer``, ``dir``, ``extension`` or ``instruction``."""
+        from lamina.engine import accounting
+
+        return accounting.du(self, name, path, by, depth=depth, platform=platform)
+
+    def report_data(self, name: str, *, platform: Platform | None = None) -> ReportData:
+        """Layers, files, obscured files, waste and settings as values of a bounded size."""
+        from lamina.engine import reporting
+
+        return reporting.report_data(self, name, platform=platform)
+
+    def report_page(self, name: str, *, platform: Platform | None = None) -> str:
+        """The same as one HTML file that stands alone."""
+        from lamina.engine import reporting
+
+        return reporting.report_page(self, name, platform=platform)
 
     # -- filesystems
 

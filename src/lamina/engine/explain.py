@@ -64,7 +64,7 @@ def open_indexes(engine: Engine, image: Image) -> list[LayerIndex]:
 def layers(engine: Engine, name: str) -> tuple[LayerSummary, ...]:
     image = images.load(engine, name)
     tree = open_tree(engine, image)
-    return provenance.summarise(image, tree, shared_with=_sharing(engine, image))
+    return provenance.summarise(image, tree, shared_with=sharing(engine, image))
 
 
 def ls(
@@ -145,7 +145,7 @@ def _index_of_layer(engine: Engine, image: Image, layer: int) -> LayerIndex:
     return open_indexes(engine, image)[layer]
 
 
-def _sharing(engine: Engine, image: Image) -> dict[Digest, tuple[str, ...]]:
+def sharing(engine: Engine, image: Image) -> dict[Digest, tuple[str, ...]]:
     """For each diff id, the other local images that have the same layer, by their first name or ID."""
     mine = {layer.diff_id for layer in image.layers}
     found: dict[Digest, list[str]] = {}

@@ -19,6 +19,7 @@ from lamina.content.collect import (
     check_blobs,
     check_images,
     image_roots,
+    own_size,
     reachable,
     sweep,
     unreachable,
@@ -248,7 +249,7 @@ class _Disk:
         parts: dict[str, int] = {}
         for digest in reachable(store, roots):
             with contextlib.suppress(FileNotFoundError):
-                parts[f"blob {digest}"] = os.stat(store.blob_path(digest)).st_blocks * 512
+                parts[f"blob {digest}"] = own_size(os.stat(store.blob_path(digest)))
         for config in configs_of(self._engine, roots):
             for diff_id in config.diff_ids:
                 if diff_id in self._layers:

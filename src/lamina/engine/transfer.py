@@ -105,7 +105,7 @@ def _push_one(engine: Engine, reference: Reference, compression: str) -> Pushed:
             copy_graph(
                 engine.store, repository, root, choose=without_foreign,
                 origins=lambda blob: _siblings(engine.store, blob, reference),
-                report=_as_push(engine.report), workers=engine.settings.max_concurrent_uploads,
+                report=as_push(engine.report), workers=engine.settings.max_concurrent_uploads,
             )
             repository.put_manifest(engine.store.read_document(root), root.media_type, reference.tag)
     except Exception as error:
@@ -166,7 +166,7 @@ _PUSH_WORDS = {
 }
 
 
-def _as_push(report: Report) -> Report:
+def as_push(report: Report) -> Report:
     """A copy speaks of downloading; seen from here the same bytes are pushed."""
 
     def speak(event: Event) -> None:

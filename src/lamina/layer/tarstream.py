@@ -444,7 +444,7 @@ class TarWriter:
         """Bytes written."""
         return self._flushed + self._size
 
-    def write(self, entry: Entry, data: BinaryIO | None = None) -> None:
+    def write(self, entry: Entry, data: Readable | None = None) -> None:
         """A file's content, ``entry.size`` bytes of it, comes from ``data``, or else from ``entry.open``.
 
         Raises :class:`TruncatedTar` when there are fewer.
@@ -466,7 +466,7 @@ class TarWriter:
         self._put(ZEROS + ZEROS)
         self._flush()
 
-    def _copy(self, entry: Entry, data: BinaryIO) -> None:
+    def _copy(self, entry: Entry, data: Readable) -> None:
         left = entry.size
         while left:
             chunk = data.read(min(left, CHUNK))

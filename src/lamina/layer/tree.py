@@ -352,14 +352,14 @@ class Tree:
         removed = self._whiteouts.get(path)
         if removed is not None and removed[-1] >> _BITS > layer:
             return None
-        return None if path and self._cut(path.rpartition("/")[0]) > layer else record
+        return None if path and self.cut(path.rpartition("/")[0]) > layer else record
 
-    def _cut(self, directory: str) -> int:
+    def cut(self, directory: str) -> int:
         """The highest layer that hides what lower ones have in a directory, -1 if none does."""
         found = self._cuts.get(directory)
         if found is not None:
             return found
-        parent, place = self._cut("") if directory else -1, 0
+        parent, place = self.cut("") if directory else -1, 0
         while True:
             slash = directory.find("/", place)
             here = directory if slash < 0 else directory[:slash]

@@ -23,7 +23,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 from lamina.content.durable import is_still_at, make_directory, sync_directory
 from lamina.content.store import CHUNK
@@ -78,18 +78,30 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """One layer in the form that a driver asks for."""
+    """One layer in the form that a driver asks for.
+
+    ``blob`` is where its blob lies whole and verified, if it does already.
+    """
 
     diff_id: Digest
     reception: Reception
+    blob: str = ""
+
+    @property
+    def is_blob(self) -> bool:
+        """Whether the blob is the very tar that the diff id names, by the same digest."""
+        return self.blob.endswith(f"/{self.diff_id.algorithm}/{self.diff_id.encoded}")
 
     def to_json(self) -> dict[str, Any]:
-        return {"diff_id": self.diff_id, "reception": asdict(self.reception)}
+        return {"diff_id": self.diff_id, "reception": asdict(self.reception), "blob": self.blob}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Wanted:
         reception = {**document["reception"], "form": Form(document["reception"]["form"])}
-        return cls(diff_id=Digest.parse(document["diff_id"]), reception=Reception(**reception))
+        return cls(
+            diff_id=Digest.parse(document["diff_id"]), reception=Reception(**reception),
+            blob=document["blob"],
+        )
 
 
 class LayerStore:
@@ -204,6 +216,20 @@ class LayerStore:
         from lamina.snapshot.receive import open_in_blob  # noqa: PLC0415 - rare
 
         return open_in_blob(blob, entry.data_offset, entry.size)
+
+    def open_tar(self, diff_id: Digest) -> BinaryIO:
+        """The uncompressed tar, for who reads parts of it in ascending order; the caller closes it.
+
+        Where no tar was kept, the layer's blob is inflated on the way: ``seek`` goes forward only.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            return open(self.tar(diff_id), "rb", buffering=0)
+        blob = self._blob_of(diff_id) if self._blob_of is not None else None
+        if blob is None:
+            raise LayerNotFound(f"{diff_id}: neither its tar nor a blob of it is here")
+        from lamina.snapshot.receive import InflatingTar  # noqa: PLC0415 - inflating costs 10 ms of imports
+
+        return cast("BinaryIO", InflatingTar(blob))
 
     def rebuild(self, diff_id: Digest, write: Callable[[bytes], object]) -> None:
         """The exact tar again, piece by piece, out of whatever form is here."""

@@ -6,19 +6,19 @@ touched once. Nothing has a name before the diff id matched and everything is sy
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lamina.content.durable import Writeback
 from lamina.layer.compress import Inflated, inflate
 from lamina.layer.entry import Entry, InvalidLayer, Kind
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tarstream import TarReader
 from lamina.oci.digest import Digest, Digester
-from lamina.snapshot import syscalls, trees
+from lamina.snapshot import trees
 from lamina.snapshot.layers import (
     DiffIDMismatch,
     Facts,
@@ -31,8 +31,6 @@ from lamina.snapshot.layers import (
 from lamina.snapshot.settle import look_of, ownership, whiteout_style
 from lamina.snapshot.snapshotter import Form, Usage
 
-# How much of a tar may be dirty before the kernel is asked to begin writing it out.
-_WRITEBACK = 16 << 20
 _BLOCK = 4096
 _CHUNK = 1 << 20
 
@@ -77,7 +75,9 @@ def _receive(claimed: LayerDirectory, staging: Path, stream: BinaryIO, wanted: W
     account = _Account()
     with open(staging / "index", "wb") as index_file:
         builder = IndexBuilder(index_file)
-        with inflate(stream) as inflated, _Passing(inflated, _keeper(staging, wanted)) as passing:
+        is_linked = _link_blob(staging, wanted)
+        keeper = None if is_linked else _keeper(staging, wanted)
+        with inflate(stream) as inflated, _Passing(inflated, keeper, is_hashed=not is_linked) as passing:
             reader = TarReader(passing, skeleton=builder.skeleton)
 
             def on_entry(entry: Entry) -> None:
@@ -89,10 +89,11 @@ def _receive(claimed: LayerDirectory, staging: Path, stream: BinaryIO, wanted: W
             else:
                 for entry in reader:
                     on_entry(entry)
-            _insist(wanted.diff_id, passing.digester)
-            builder.finish(wanted.diff_id, passing.digester.size)
+            if not is_linked:
+                _insist(wanted.diff_id, passing.digester)
+            builder.finish(wanted.diff_id, passing.size)
     index = LayerIndex.load(staging / "index")
-    facts = _facts(index, account, passing.digester.size)
+    facts = _facts(index, account, passing.size)
     (staging / "facts.json").write_bytes(facts_document(facts))
     if wanted.reception.form is Form.TREE:
         stage_usage(staging / "trees" / wanted.reception.key, account.usage)
@@ -158,18 +159,22 @@ class _Account:
 class _Passing(io.RawIOBase):
     """The inflated tar as it passes: hashed, and kept in a file where there is one."""
 
-    def __init__(self, inflated: Inflated, keeper: int | None) -> None:
+    def __init__(self, inflated: Inflated, keeper: int | None, *, is_hashed: bool) -> None:
         super().__init__()
         self._inflated = inflated
         self._keeper = keeper
-        self._announced = 0
+        self._writeback = None if keeper is None else Writeback(keeper)
+        self._is_hashed = is_hashed
         self.digester = Digester()
+        self.size = 0
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
         chunk = self._inflated.read(size)
-        self.digester.update(chunk)
+        self.size += len(chunk)
+        if self._is_hashed:
+            self.digester.update(chunk)
         if self._keeper is not None:
             self._keep(self._keeper, memoryview(chunk))
         return chunk
@@ -177,16 +182,27 @@ class _Passing(io.RawIOBase):
     def _keep(self, keeper: int, view: memoryview) -> None:
         while view:
             view = view[os.write(keeper, view):]
-        behind = self.digester.size - self._announced
-        if behind >= _WRITEBACK:
-            with contextlib.suppress(OSError):  # only advice
-                syscalls.begin_writeback(keeper, self._announced, behind)
-            self._announced = self.digester.size
+        if self._writeback is not None:
+            self._writeback.advance(self.size)
 
     def close(self) -> None:
         if not self.closed and self._keeper is not None:
             os.close(self._keeper)
         super().close()
+
+
+def _link_blob(staging: Path, wanted: Wanted) -> bool:
+    """Keeps the tar by a second name of its blob, where the blob is that tar and was verified as such.
+
+    Both are never written again, and the bytes are on disk once. Not on every filesystem, nor across two.
+    """
+    if wanted.reception.form is Form.TREE or not wanted.is_blob:
+        return False
+    try:
+        os.link(wanted.blob, staging / "tar", follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 def _keeper(staging: Path, wanted: Wanted) -> int | None:
@@ -204,6 +220,35 @@ def open_in_blob(blob: Path, offset: int, size: int) -> BinaryIO:
         inflated.close()
         raise
     return io.BufferedReader(_Part(inflated, size), _CHUNK)
+
+
+class InflatingTar(io.RawIOBase):
+    """A layer's tar out of its compressed blob, front to back."""
+
+    def __init__(self, blob: Path) -> None:
+        super().__init__()
+        self._inflated = inflate(open(blob, "rb", buffering=0))  # noqa: SIM115 - closed with this
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        if whence != os.SEEK_SET or offset < self._position:
+            raise io.UnsupportedOperation("an inflating tar goes forward only")
+        _skip(self._inflated, offset - self._position)
+        self._position = offset
+        return offset
+
+    def read(self, size: int = -1, /) -> bytes:
+        chunk = self._inflated.read(size)
+        self._position += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        if not self.closed:
+            self._inflated.close()
+        super().close()
 
 
 def _skip(inflated: Inflated, left: int) -> None:

@@ -57,7 +57,6 @@ MOUNT_ATTR_NOSUID = 2
 MOUNT_ATTR_NODEV = 4
 MOUNT_ATTR_NOEXEC = 8
 
-_SYNC_FILE_RANGE_WRITE = 2
 _NS_GET_MNTNS_ID = 0x8008B705  # _IOR(0xb7, 5, __u64) of linux/nsfs.h
 
 
@@ -185,11 +184,6 @@ def mount_namespace_id(descriptor: int) -> int:
     answer = bytearray(8)
     fcntl.ioctl(descriptor, _NS_GET_MNTNS_ID, answer)
     return int.from_bytes(answer, sys.byteorder)
-
-
-def begin_writeback(descriptor: int, offset: int, count: int) -> None:
-    """Asks the kernel to start writing a range out, so that the sync at the end finds little left."""
-    _call("sync_file_range", descriptor, offset, count, _SYNC_FILE_RANGE_WRITE)
 
 
 def _path(text: str | None) -> bytes | None:

@@ -174,7 +174,8 @@ class Unpacker:
             receive_layer(self._layers, stream, self._wanted(task))  # type: ignore[arg-type]  # only reads
 
     def _wanted(self, task: _Task) -> Wanted:
-        return Wanted(diff_id=task.diff_id, reception=self._driver.reception)
+        blob = str(task.arrival.final or "")
+        return Wanted(diff_id=task.diff_id, reception=self._driver.reception, blob=blob)
 
     def _stop_if_failed(self) -> None:
         if self._error is not None:

@@ -1,0 +1,172 @@
+"""What the store holds besides an image: other images' content, what nobody reaches, what is landing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lamina.content.catalog import ImageRecord
+from lamina.content.collect import reachable
+from lamina.engine import images
+from lamina.errors import LaminaError
+from lamina.insight.certificate import Elsewhere, ElsewhereKind
+from lamina.insight.documents import search_document
+from lamina.insight.erasure import ErasureFinding, Gap, Wanted, search_stream
+from lamina.insight.needles import masked
+from lamina.insight.nested import DEPTH, NestedLimits, NestedSearch
+from lamina.insight.paths import entries_at
+from lamina.insight.places import Place
+from lamina.insight.scan import Match
+from lamina.oci.digest import Digest
+from lamina.oci.manifest import MAX_DOCUMENT
+from lamina.oci.reference import Reference
+
+if TYPE_CHECKING:
+    from lamina.engine.engine import Engine
+
+# A layer is a compressed tar: what lies in its files is two containers deep already.
+_LIMITS = NestedLimits(depth=DEPTH + 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    found: tuple[Elsewhere, ...]
+    undecided: tuple[Gap, ...]
+
+
+def search_elsewhere(
+    engine: Engine, record: ImageRecord, wanted: Wanted, findings: Sequence[ErasureFinding]
+) -> Outside:
+    """``findings`` are those in the image: other images that share the content have them too."""
+    search = _Elsewhere(engine, record, wanted)
+    search.shared(findings)
+    search.content()
+    search.layers()
+    search.unfinished()
+    return Outside(found=tuple(search.found), undecided=tuple(search.undecided))
+
+
+class _Elsewhere:
+    def __init__(self, engine: Engine, record: ImageRecord, wanted: Wanted) -> None:
+        self.found: list[Elsewhere] = []
+        self.undecided: list[Gap] = []
+        self._engine = engine
+        self._record = record
+        self._wanted = wanted
+        self._nested = NestedSearch(wanted.needles, _LIMITS, scratch=str(engine.root / "ingest"))
+        self._mine = reachable(engine.store, [record.descriptor])
+        self._others = [
+            other for other in engine.store.catalog.records()
+            if other.descriptor.digest != record.descriptor.digest
+        ]
+        self._holders: dict[Digest, list[str]] = {}
+        for other in self._others:
+            for digest in reachable(engine.store, [other.descriptor]):
+                self._holders.setdefault(digest, []).append(_name(other))
+
+    def shared(self, findings: Sequence[ErasureFinding]) -> None:
+        """One line for each content and each thing that was found in it."""
+        counts: dict[tuple[Digest, str, str, str], int] = {}
+        for finding in findings:
+            key = finding.blob, finding.kind, finding.label, finding.encoding
+            counts[key] = counts.get(key, 0) + 1
+        for (blob, kind, label, encoding), count in counts.items():
+            if blob in self._holders:
+                self.found.append(Elsewhere(
+                    kind=ElsewhereKind.SHARED, subject=blob, images=self._images(blob), sought=kind,
+                    label=label, encoding=encoding, where="", count=count,
+                ))
+
+    def content(self) -> None:
+        """Blobs that the image does not reach, whether another one does or none."""
+        for digest, size in sorted(self._engine.store.walk()):
+            if digest not in self._mine and self._wanted.needles:
+                with suppress(FileNotFoundError):  # a prune went by
+                    path = self._engine.store.blob_path(digest)
+                    self._file(path, size, ElsewhereKind.CONTENT, digest, self._images(digest))
+
+    def unfinished(self) -> None:
+        """What has arrived of downloads and pushes, going on or given up."""
+        for path in sorted((self._engine.root / "ingest").glob("*/data")):
+            if self._wanted.needles:
+                with suppress(FileNotFoundError, PermissionError):
+                    name = path.parent.name
+                    self._file(path, path.stat().st_size, ElsewhereKind.UNFINISHED, name, ())
+
+    def layers(self) -> None:
+        """Paths are looked up in the indexes of other images' layers."""
+        mine = set(images.load_record(self._engine, self._record).config.diff_ids)
+        for diff_id, names in self._other_layers(mine):
+            for path in self._wanted.paths:
+                entries = list(entries_at(path, [self._engine.layers_store.index(diff_id)]))
+                if entries:
+                    self.found.append(Elsewhere(
+                        kind=ElsewhereKind.LAYER, subject=diff_id, images=tuple(names), sought="path",
+                        label=f"/{path}", encoding="", where=self._mask(f"/{entries[0][1].path}"),
+                        count=len(entries),
+                    ))
+
+    def _other_layers(self, mine: set[Digest]) -> Iterator[tuple[Digest, list[str]]]:
+        found: dict[Digest, list[str]] = {}
+        for other in self._others:
+            with suppress(LaminaError):  # an artifact has no layers
+                for diff_id in images.load_record(self._engine, other).config.diff_ids:
+                    found.setdefault(diff_id, []).append(_name(other))
+        for diff_id in self._engine.layers_store.walk():
+            if diff_id not in mine:
+                yield diff_id, sorted(set(found.get(diff_id, ())))
+
+    def _file(
+        self, path: Path, size: int, kind: ElsewhereKind, subject: str, names: tuple[str, ...]
+    ) -> None:
+        matches = self._document(path) if size <= MAX_DOCUMENT else None
+        if matches is None:
+            with open(path, "rb", buffering=0) as stream:
+                found = search_stream(stream, size, self._wanted.needles, self._nested)
+            matches = [("/".join(inside), match) for inside, match in found.matches]
+            if kind is not ElsewhereKind.UNFINISHED:  # what is cut off is searched as far as it goes
+                self.undecided += [
+                    Gap(blob=Digest(subject), reason=self._mask(trouble.reason),
+                        path=self._mask("/".join(trouble.trail)))
+                    for trouble in found.troubles if trouble.is_undecided
+                ]
+        self._tell(matches, kind, subject, names)
+
+    def _document(self, path: Path) -> list[tuple[str, Match]] | None:
+        """``None`` for what is no JSON document."""
+        raw = path.read_bytes()
+        if raw.lstrip()[:1] not in (b"{", b"["):
+            return None
+        found = search_document(raw, self._wanted.needles, Place.OTHER)
+        return [(each.field, each.match) for each in found]
+
+    def _tell(
+        self, matches: list[tuple[str, Match]], kind: ElsewhereKind, subject: str, names: tuple[str, ...]
+    ) -> None:
+        """One line for each thing and encoding, with the place of the first."""
+        first: dict[tuple[str, str, str], str] = {}
+        counts: dict[tuple[str, str, str], int] = {}
+        for where, match in matches:
+            key = str(match.needle.kind), match.needle.label, match.encoding
+            first.setdefault(key, where)
+            counts[key] = counts.get(key, 0) + 1
+        for (sought, label, encoding), count in counts.items():
+            self.found.append(Elsewhere(
+                kind=kind, subject=subject, images=names, sought=sought, label=label, encoding=encoding,
+                where=self._mask(first[sought, label, encoding]), count=count,
+            ))
+
+    def _images(self, digest: Digest) -> tuple[str, ...]:
+        return tuple(sorted(set(self._holders.get(digest, ()))))
+
+    def _mask(self, text: str) -> str:
+        return masked(text, self._wanted.needles)
+
+
+def _name(record: ImageRecord) -> str:
+    """All names of an image, or its ID."""
+    shown = ", ".join(Reference.parse(name).familiar for name in record.names)
+    return shown or record.config.short

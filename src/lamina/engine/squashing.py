@@ -1,0 +1,180 @@
+"""Squash: a range of an image's layers as one, from wherever the image is to wherever it shall go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lamina.content.lease import Lease
+from lamina.content.store import Fetcher, read_all
+from lamina.engine.borrowing import landed, opened
+from lamina.engine.delivery import check_target, deliver
+from lamina.engine.images import load_record
+from lamina.engine.landing import hold_all, land
+from lamina.engine.locations import Location, parse_location
+from lamina.engine.merging import Merging, SquashedImage, SquashOptions
+from lamina.image import Image, images_of
+from lamina.oci.descriptor import INDEXES, MANIFESTS, Descriptor, Platform
+from lamina.oci.digest import Digest
+from lamina.oci.manifest import MAX_DOCUMENT, Index, Manifest, dump_document, parse_document
+from lamina.oci.reference import Reference
+from lamina.squashed import compile_patterns
+
+if TYPE_CHECKING:
+    from lamina.engine.engine import Engine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Squashed:
+    """``digest`` names the new root document, ``target`` is where it went (``""``: nowhere but the store)."""
+
+    name: str
+    target: str
+    digest: Digest | None
+    images: tuple[SquashedImage, ...]
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def squash(
+    engine: Engine, name: str, target: str, options: SquashOptions, platform: Platform | None
+) -> Squashed:
+    """Nothing has a name before all of it is there; what was made is taken back after a failure."""
+    began = engine.clock()
+    goal = parse_location(target) if target else None
+    if goal is not None:
+        check_target(goal)
+    patterns = compile_patterns(options.redact)
+    made: list[Digest] = []
+    with ExitStack() as stack:
+        sources = stack.enter_context(_sources(engine, name, platform))
+        lease = stack.enter_context(Lease(engine.store.state, f"squash {name}"))
+        try:
+            work = [Merging(engine, options, patterns, image, made, lease) for image in sources.images]
+            results = [each.run() for each in work]
+            root = None if options.is_dry else _root(engine, sources, [each.made for each in work], made)
+            if root is not None:
+                _finish(engine, root, [each.made for each in work], goal)
+        except BaseException:
+            _take_back(engine, lease, made)
+            raise
+        if goal is not None and not goal.is_store:
+            _take_back(engine, lease, made)  # the store was only where the work was done
+    return Squashed(
+        name=name, target="" if options.is_dry else target, digest=root.digest if root else None,
+        images=tuple(results), seconds=engine.clock() - began, notes=sources.notes,
+    )
+
+
+def _take_back(engine: Engine, lease: Lease, made: Sequence[Digest]) -> None:
+    lease.close()
+    engine.discard(made, ())
+
+
+# -- what is squashed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sources:
+    """``root`` is an index where several images come from one, and they keep its order."""
+
+    root: Descriptor
+    raw: bytes
+    images: tuple[Image, ...]
+    is_here: bool
+    notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def _sources(engine: Engine, name: str, platform: Platform | None) -> Iterator[_Sources]:
+    """The images that are meant, all of each in the store until the context ends."""
+    location = parse_location(name)
+    with ExitStack() as stack:
+        source, root = stack.enter_context(opened(engine, location))
+        raw = read_all(source, root, MAX_DOCUMENT)
+        chosen, notes = _choose(engine, source, root, raw, platform)
+        loaded = []
+        for child in chosen:
+            if location.is_store:
+                lease = stack.enter_context(Lease(engine.store.state, f"squash {name}"))
+                hold_all(engine.store, child, lease)
+                image = Image.load(engine.store, child, platform)
+                lease.hold(image.config.diff_ids)
+            else:
+                record = stack.enter_context(landed(engine, source, child, platform))
+                image = load_record(engine, record)
+            loaded.append(image)
+        yield _Sources(root=root, raw=raw, images=tuple(loaded), is_here=location.is_store, notes=notes)
+
+
+def _choose(
+    engine: Engine, source: Fetcher, root: Descriptor, raw: bytes, platform: Platform | None
+) -> tuple[list[Descriptor], tuple[str, ...]]:
+    """Which manifests, and what is left out. With a platform one; without, every image that is there."""
+    if root.media_type not in INDEXES:
+        return [root], ()
+    if platform is not None:
+        return [Image.load(source, root, platform).descriptor], ()
+    index = Index.parse(raw, root.media_type)
+    children = images_of(index)
+    if any(child.media_type in INDEXES for child in children):
+        return [Image.load(source, root, engine.platform).descriptor], (
+            "an index of indexes: only the image for this machine was squashed",
+        )
+    here = [child for child in children if source.has(child)]
+    others = len(index.manifests) - len(children)
+    absent = len(children) - len(here)
+    notes = []
+    if others:
+        notes.append(f"{others} attestations were left out: they speak of the image as it was")
+    if absent:
+        notes.append(f"{absent} platforms that are not here were left out")
+    return [replace(child, platform=None, annotations={}) for child in here], tuple(notes)
+
+
+# -- what comes of it
+
+
+def _root(
+    engine: Engine, sources: _Sources, manifests: Sequence[Manifest], made: list[Digest]
+) -> Descriptor:
+    """The document to name: the old one where nothing changed, a manifest, or an index of the new ones."""
+    if sources.is_here and not made:
+        return sources.root
+    if len(manifests) == 1:
+        return manifests[0].descriptor
+    new = {
+        image.descriptor.digest: manifest.descriptor
+        for image, manifest in zip(sources.images, manifests, strict=True)
+    }
+    document = parse_document(sources.raw, "index")
+    document["manifests"] = [
+        {**line, "mediaType": described.media_type, "digest": described.digest, "size": described.size}
+        for line in document["manifests"] if (described := new.get(line["digest"])) is not None
+    ]
+    index = Index.parse(dump_document(document), sources.root.media_type)
+    engine.store.put_bytes(index.media_type, index.raw)
+    made.append(index.descriptor.digest)
+    return index.descriptor
+
+
+def _finish(
+    engine: Engine, root: Descriptor, manifests: Sequence[Manifest], goal: Location | None
+) -> None:
+    """Sent where it shall go; or unpacked, and filed in the store under the name, if one was given."""
+    if goal is not None and not goal.is_store:
+        deliver(engine, root, goal)
+        return
+    names = (Reference.parse(goal.name).with_default_tag().canonical,) if goal is not None else ()
+    if root.media_type in MANIFESTS:
+        land(engine, engine.store, root, names=names)
+        return
+    known = {record.descriptor.digest for record in engine.store.catalog.records()}
+    for manifest in manifests:
+        land(engine, engine.store, manifest.descriptor, names=())
+    engine.store.record(root, names=names)
+    for manifest in manifests:
+        if manifest.descriptor.digest not in known:  # reached through the index: no image of its own
+            engine.store.forget(manifest.descriptor.digest, ())
