@@ -283,3 +283,13 @@ def test_entries_are_equal_to_what_the_reader_gave() -> None:
         replace(entry, open=None) for entry in made
     ]
     assert all(entry.header_offset >= 0 for entry in found)
+
+
+def test_directories_that_are_only_implied_cannot_fill_the_memory() -> None:
+    """Each of these entries of 4 KiB lies in 2,000 directories that no layer lists: 4 MB of paths an entry."""
+    deep = "/".join(["d"] * 1990)
+    few = index_of([file(f"{number}/{deep}/f") for number in range(10)])
+    assert len(few.implied_parents) == 10 * 1991
+    many = index_of([file(f"{number}/{deep}/f") for number in range(40)])
+    with pytest.raises(InvalidLayer, match="directories that it does not list"):
+        assert many.implied_parents

@@ -85,7 +85,8 @@ SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 # What the arguments of a verb are.
 _IMAGES = frozenset({
     "push", "save", "export", "images", "inspect", "history", "tag", "rmi", "layers", "ls", "cat", "blame",
-    "obscured", "mount", "umount", "pull", "squash", "waste", "diff", "du", "report", "verify-erased", "secrets",
+    "obscured", "mount", "umount", "pull", "squash", "waste", "diff", "du", "report", "verify-erased",
+    "secrets",
 })
 _FILES = frozenset({"load", "import"})
 _FILE_OPTIONS = frozenset({"--output", "-o", "--input", "-i", "--root", "--config-file",

@@ -122,7 +122,7 @@ Exit codes: 0 clean, 1 found, 125 it could not be decided.""",
     examples=(
         "lamina verify-erased --secret-file token.txt app:2",
         "lamina verify-erased --path /root/.ssh --pattern 'AKIA[A-Z2-7]{16}' -o certificate.json app:2",
-        "lamina verify-erased --secret-file - --image-only docker://registry.test/app:2 < token.txt",
+        "lamina verify-erased --everywhere --secret-file token.txt docker://registry.test/app:2",
     ),
     trouble=_UNDECIDED,
 )

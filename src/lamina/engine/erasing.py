@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, BinaryIO
 
-from lamina import __version__
+import lamina
 from lamina.content.catalog import ImageRecord
 from lamina.engine.borrowing import borrowed
 from lamina.errors import InvalidInput, LaminaError
@@ -42,7 +42,7 @@ def verify_erased(
             outside = search_elsewhere(engine, record, wanted, searched.findings)
     return Certificate(
         image=name, names=_names(record), root=record.descriptor.digest, time=_moment(engine.clock()),
-        version=__version__, sought=_sought(wanted), searched=searched, everywhere=everywhere,
+        version=lamina.__version__, sought=_sought(wanted), searched=searched, everywhere=everywhere,
         elsewhere=None if outside is None else outside.found,
         elsewhere_undecided=() if outside is None else outside.undecided,
     )

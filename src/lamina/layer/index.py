@@ -44,6 +44,8 @@ from lamina.layer.skeleton import Bounded, RebuildMismatch, SkeletonWriter, rebu
 from lamina.oci.digest import Digest
 
 MAX_ENTRIES = 10_000_000
+# Characters. Each entry of a path of 4 KiB can imply 2,000 directories, whose paths take megabytes together.
+MAX_IMPLIED = 64 << 20
 # Larger than any index of MAX_ENTRIES with names of ordinary length: what a damaged trailer may make us read.
 MAX_SECTIONS = 4 << 30
 
@@ -283,15 +285,25 @@ class LayerIndex:
         """Directories that entries lie in but that are not listed as directories, outermost first.
 
         The root is never among them. What stands at such a path in a lower layer decides what it is: its
-        mode and owner if it is a directory, the place itself if it is a symlink.
+        mode and owner if it is a directory, the place itself if it is a symlink. Raises
+        :class:`InvalidLayer` where their paths take more than :data:`MAX_IMPLIED`.
         """
         if not self._unlisted:
             return ()
         is_directory = Kind.DIRECTORY.value
         listed = {path for path, kind in zip(self.paths, self.kinds, strict=True) if kind == is_directory}
         implied = self._unlisted - listed
+        size = sum(map(len, implied))
         for parent in implied | {path for path in listed if "/" in path}:
-            implied.update(above for above in ancestors(parent) if above not in listed)
+            for above in ancestors(parent):
+                if above not in listed and above not in implied:
+                    implied.add(above)
+                    size += len(above)
+            if size > MAX_IMPLIED:
+                raise InvalidLayer(
+                    f"{parent[:80]!r}…: the layer lies in directories that it does not list, "
+                    f"with paths of more than {MAX_IMPLIED} characters in all"
+                )
         return tuple(sorted(implied))
 
     @cached_property

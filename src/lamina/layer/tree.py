@@ -356,19 +356,18 @@ class Tree:
 
     def cut(self, directory: str) -> int:
         """The highest layer that hides what lower ones have in a directory, -1 if none does."""
-        found = self._cuts.get(directory)
-        if found is not None:
-            return found
-        parent, place = self.cut("") if directory else -1, 0
-        while True:
-            slash = directory.find("/", place)
-            here = directory if slash < 0 else directory[:slash]
-            known = self._cuts.get(here)
-            if known is None:
-                known = self._cuts[here] = max(parent, self._own_cut(here))
-            if slash < 0:
-                return known
-            parent, place = known, slash + 1
+        missing: list[str] = []
+        known = self._cuts.get(directory)
+        while known is None:
+            missing.append(directory)
+            if not directory:
+                known = -1
+                break
+            directory = directory.rpartition("/")[0]
+            known = self._cuts.get(directory)
+        for each in reversed(missing):
+            known = self._cuts[each] = max(known, self._own_cut(each))
+        return known
 
     def _own_cut(self, directory: str) -> int:
         found = -1
