@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import random
 import tarfile
+from dataclasses import replace
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests import oracle
 from tests.layer.indexed import index_of_tar
-from tests.layer.squashing import squash, squashed_stack
+from tests.layer.squashing import squash, squashed_index, squashed_stack
 from tests.property.layers import Act, layers, tar_of
 from tests.property.test_union_oracle import leads_through_what_it_replaces
 
@@ -125,3 +126,20 @@ def test_no_byte_of_what_is_gone_remains(chance: random.Random, count: int, data
             if member.isfile() and member.size:
                 found.add(oracle._node("file", member, tar).sha256)
     assert found <= shown
+
+
+@given(st.lists(layers(), min_size=1, max_size=4), ranges)
+@settings(max_examples=200)
+def test_the_index_made_while_writing_is_the_one_that_reading_makes(stack: list[list[Act]], where: tuple[int, int]) -> None:
+    first, last = sorted(min(number, len(stack) - 1) for number in where)
+    tars = [tar_of(layer) for layer in stack]
+    try:
+        tar, made = squashed_index(tars, first, last)
+    except InvalidLayer:
+        assume(False)
+    read = index_of_tar(tar)
+    assert list(made.entries()) == [replace(entry, open=None) for entry in read.entries()]
+    assert (made.diff_id, made.tar_size) == (read.diff_id, read.tar_size)
+    again = io.BytesIO()
+    made.rebuild(lambda entry: io.BytesIO(tar[entry.data_offset : entry.data_offset + entry.size]), again)
+    assert again.getvalue() == tar

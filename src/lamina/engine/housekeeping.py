@@ -359,11 +359,13 @@ def _remove_layers(engine: Engine, layers: Iterable[Digest]) -> list[Removed]:
     drivers = engine.drivers()
     with engine.store.state.transaction():
         live = diff_ids_of(engine, image_roots(engine.store)) | live_content(engine.store.state)
-        for diff_id in dict.fromkeys(layers):
-            if diff_id not in live:
-                size = sum(release_layer(driver, diff_id) for driver in drivers)
-                size += engine.layers_store.remove(diff_id)
-                removed.append(Removed(kind=Removal.DELETED, subject=str(diff_id), size=size))
+        doomed = [diff_id for diff_id in dict.fromkeys(layers) if diff_id not in live]
+        # Before anything goes: with a base's snapshots a driver drops forms of the layers above it too.
+        sizes = {diff_id: engine.layers_store.size(diff_id) for diff_id in doomed}
+        for diff_id in doomed:
+            size = sizes[diff_id] + sum(release_layer(driver, diff_id) for driver in drivers)
+            engine.layers_store.remove(diff_id)
+            removed.append(Removed(kind=Removal.DELETED, subject=str(diff_id), size=size))
     return removed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from lamina.content.behind import WriteBehind
+from lamina.content.catalog import LayerFacts
 from lamina.content.lease import Lease
 from lamina.engine.bases import Base, find_base, kept_base, stated_base
 from lamina.engine.explain import open_indexes, sharing
@@ -17,6 +19,7 @@ from lamina.events import Action, Event
 from lamina.image import Image
 from lamina.insight.instruction import instruction_of
 from lamina.layer.compress import Compression, deflate, layer_media_type
+from lamina.layer.index import IndexBuilder
 from lamina.layer.squash import Merged, merge, write_merged
 from lamina.oci.descriptor import DOCKER_MANIFEST, Descriptor
 from lamina.oci.digest import Digest, Digester
@@ -114,8 +117,8 @@ class SquashedImage:
 class Merging:
     """One platform's image on its way to the squashed one.
 
-    ``made`` is the manifest that stands for it after ``run``; all digests that were put into the store are
-    appended to ``noted``, and held by ``lease``.
+    ``made`` is the manifest that stands for it after ``run``, ``layers`` are the diff ids of new layers; all
+    digests that were put into the store are appended to ``noted``, and held by ``lease``.
     """
 
     engine: Engine
@@ -125,6 +128,7 @@ class Merging:
     noted: list[Digest]
     lease: Lease
     made: Manifest = field(init=False)
+    layers: list[Digest] = field(default_factory=list)
 
     def run(self) -> SquashedImage:
         self.made = self.image.manifest
@@ -240,16 +244,38 @@ class Merging:
         engine, diff_ids = self.engine, self.image.config.diff_ids
         compression = Compression(self.options.compression)
         is_docker = self.image.manifest.media_type == DOCKER_MANIFEST
+        index = io.BytesIO()
+        builder = IndexBuilder(index)
         with engine.store.ingest() as ingest:
             out = _Poured(engine, self.image.descriptor.digest, merged.tar_size, ingest, compression,
                           self.options.level)
             with WriteBehind(out) as behind:
-                write_merged(merged, lambda number: engine.layers_store.open_tar(diff_ids[number]), behind)
+                write_merged(
+                    merged, lambda number: engine.layers_store.open_tar(diff_ids[number]), behind, builder
+                )
                 behind.finish()
             out.finish()
             layer = ingest.commit(layer_media_type(compression, is_docker))
+        diff_id = out.diff_id or layer.digest
         self._note(layer.digest)
-        return layer, out.diff_id or layer.digest
+        builder.finish(diff_id, merged.tar_size)
+        self._adopt(layer, diff_id, index.getvalue())
+        return layer, diff_id
+
+    def _adopt(self, layer: Descriptor, diff_id: Digest, index: bytes) -> None:
+        """The index is all that questions need; what a driver mounts is made when somebody mounts it."""
+        from lamina.snapshot.receive import adopt_layer
+
+        store = self.engine.store
+        self.layers.append(diff_id)
+        self.lease.hold([diff_id])
+        blob = store.blob_path(layer.digest) if layer.digest == diff_id else None
+        facts = adopt_layer(self.engine.layers_store, diff_id, index, blob)
+        with store.state.transaction():
+            store.catalog.learn_layer(layer.digest, LayerFacts(
+                diff_id=diff_id, tar_size=facts.tar_size, content_size=facts.content_size,
+                entries=facts.entries,
+            ))
 
     def _redacted(self, report: SquashedImage) -> SquashedImage:
         if not self.patterns:

@@ -12,11 +12,11 @@ from lamina.content.store import Fetcher, read_all
 from lamina.engine.borrowing import landed, opened
 from lamina.engine.delivery import check_target, deliver
 from lamina.engine.images import load_record
-from lamina.engine.landing import hold_all, land
+from lamina.engine.landing import hold_all
 from lamina.engine.locations import Location, parse_location
 from lamina.engine.merging import Merging, SquashedImage, SquashOptions
 from lamina.image import Image, images_of
-from lamina.oci.descriptor import INDEXES, MANIFESTS, Descriptor, Platform
+from lamina.oci.descriptor import INDEXES, Descriptor, Platform
 from lamina.oci.digest import Digest
 from lamina.oci.manifest import MAX_DOCUMENT, Index, Manifest, dump_document, parse_document
 from lamina.oci.reference import Reference
@@ -51,26 +51,26 @@ def squash(
     with ExitStack() as stack:
         sources = stack.enter_context(_sources(engine, name, platform))
         lease = stack.enter_context(Lease(engine.store.state, f"squash {name}"))
+        work = [Merging(engine, options, patterns, image, made, lease) for image in sources.images]
         try:
-            work = [Merging(engine, options, patterns, image, made, lease) for image in sources.images]
             results = [each.run() for each in work]
             root = None if options.is_dry else _root(engine, sources, [each.made for each in work], made)
             if root is not None:
                 _finish(engine, root, [each.made for each in work], goal)
         except BaseException:
-            _take_back(engine, lease, made)
+            _take_back(engine, lease, made, work)
             raise
         if goal is not None and not goal.is_store:
-            _take_back(engine, lease, made)  # the store was only where the work was done
+            _take_back(engine, lease, made, work)  # the store was only where the work was done
     return Squashed(
         name=name, target="" if options.is_dry else target, digest=root.digest if root else None,
         images=tuple(results), seconds=engine.clock() - began, notes=sources.notes,
     )
 
 
-def _take_back(engine: Engine, lease: Lease, made: Sequence[Digest]) -> None:
+def _take_back(engine: Engine, lease: Lease, made: Sequence[Digest], work: Sequence[Merging]) -> None:
     lease.close()
-    engine.discard(made, ())
+    engine.discard(made, [diff_id for each in work for diff_id in each.layers])
 
 
 # -- what is squashed
@@ -163,18 +163,13 @@ def _root(
 def _finish(
     engine: Engine, root: Descriptor, manifests: Sequence[Manifest], goal: Location | None
 ) -> None:
-    """Sent where it shall go; or unpacked, and filed in the store under the name, if one was given."""
+    """Sent where it shall go; or filed in the store, under the name if one was given."""
     if goal is not None and not goal.is_store:
         deliver(engine, root, goal)
         return
     names = (Reference.parse(goal.name).with_default_tag().canonical,) if goal is not None else ()
-    if root.media_type in MANIFESTS:
-        land(engine, engine.store, root, names=names)
-        return
-    known = {record.descriptor.digest for record in engine.store.catalog.records()}
-    for manifest in manifests:
-        land(engine, engine.store, manifest.descriptor, names=())
-    engine.store.record(root, names=names)
-    for manifest in manifests:
-        if manifest.descriptor.digest not in known:  # reached through the index: no image of its own
-            engine.store.forget(manifest.descriptor.digest, ())
+    known = engine.store.catalog.with_digest(root.digest)
+    if known is not None:  # nothing changed: the platform that stands for it stays the one it was
+        engine.store.record(root, names=names, manifest=load_record(engine, known).manifest)
+    else:
+        engine.store.record(root, names=names, manifest=manifests[0] if len(manifests) == 1 else None)

@@ -26,7 +26,7 @@ from operator import attrgetter
 from typing import Protocol
 
 from lamina.layer.entry import NO_XATTRS, OPAQUE_NAME, WHITEOUT_PREFIX, Entry, Kind, ancestors
-from lamina.layer.index import LayerIndex
+from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tarheader import BLOCK, encode_header
 from lamina.layer.tarstream import TarWriter, Writable
 from lamina.layer.tree import Node, Tree
@@ -90,26 +90,38 @@ def merge(indexes: Sequence[LayerIndex], first: int, last: int) -> Merged:
 
 
 def write_merged(
-    merged: Merged, open_tar: Callable[[int], AbstractContextManager[LayerTar]], out: Writable
+    merged: Merged,
+    open_tar: Callable[[int], AbstractContextManager[LayerTar]],
+    out: Writable,
+    builder: IndexBuilder | None = None,
 ) -> None:
     """The merged layer's tar. The same indexes and contents give the same bytes, on every machine.
 
-    ``open_tar`` gives the tar of a layer by its number; each is opened once, and one at a time.
+    ``open_tar`` gives the tar of a layer by its number; each is opened once, and one at a time. ``builder``
+    is told all that it would learn from reading the tar; its caller finishes it.
     """
-    writer = TarWriter(out)
+    writer = TarWriter(out, skeleton=builder.skeleton if builder is not None else None)
     with ExitStack() as opened:
         number, tar = -1, None
         for member in merged.members:
-            if not member.entry.size:
-                writer.write(member.entry)
-                continue
-            if member.layer != number:
+            begin = writer.position
+            if member.entry.size and member.layer != number:
                 opened.close()
                 number, tar = member.layer, opened.enter_context(open_tar(member.layer))
-            assert tar is not None
-            tar.seek(member.offset)
-            writer.write(member.entry, tar)
+            if member.entry.size:
+                assert tar is not None
+                tar.seek(member.offset)
+            content = writer.write(member.entry, tar)
+            if builder is not None:
+                builder.add(_as_written(member.entry, begin, content))
     writer.finish()
+
+
+def _as_written(entry: Entry, begin: int, content: int) -> Entry:
+    return Entry(
+        entry.path, entry.kind, entry.mode, entry.uid, entry.gid, entry.mtime, entry.size, entry.linkname,
+        entry.xattrs, entry.major, entry.minor, begin, content if entry.kind is Kind.FILE else -1,
+    )
 
 
 class _Merging:

@@ -431,10 +431,12 @@ class TarWriter:
     """Writes entries as ustar, with PAX records where ustar has no room. Same entries, same bytes.
 
     What was written reaches ``out`` in large pieces, and all of it with ``finish``. ``out`` stays open.
+    ``skeleton`` receives, in order, every byte that is not file content, as it does when a tar is read.
     """
 
-    def __init__(self, out: Writable) -> None:
+    def __init__(self, out: Writable, *, skeleton: Write | None = None) -> None:
         self._out = out
+        self._skeleton = skeleton or _nowhere
         self._pending: list[bytes] = []
         self._size = 0
         self._flushed = 0
@@ -444,27 +446,35 @@ class TarWriter:
         """Bytes written."""
         return self._flushed + self._size
 
-    def write(self, entry: Entry, data: Readable | None = None) -> None:
+    def write(self, entry: Entry, data: Readable | None = None) -> int:
         """A file's content, ``entry.size`` bytes of it, comes from ``data``, or else from ``entry.open``.
 
-        Raises :class:`TruncatedTar` when there are fewer.
+        Answers where the content begins, or would. Raises :class:`TruncatedTar` when there is too little.
         """
         if entry.kind is not Kind.FILE or not entry.size:
-            self._put(encode_header(entry))
-        elif data is not None:
-            self._put(encode_header(entry))
+            return self._put_header(entry)
+        if data is not None:
+            content = self._put_header(entry)
             self._copy(entry, data)
-        else:
-            if entry.open is None:
-                raise ValueError(f"{entry.path!r}: {entry.size} bytes and nothing to read them from")
-            with entry.open() as opened:
-                self._put(encode_header(entry))
-                self._copy(entry, opened)
+            return content
+        if entry.open is None:
+            raise ValueError(f"{entry.path!r}: {entry.size} bytes and nothing to read them from")
+        with entry.open() as opened:
+            content = self._put_header(entry)
+            self._copy(entry, opened)
+        return content
 
     def finish(self) -> None:
         """The end mark: two zero blocks."""
+        self._skeleton(ZEROS + ZEROS)
         self._put(ZEROS + ZEROS)
         self._flush()
+
+    def _put_header(self, entry: Entry) -> int:
+        header = encode_header(entry)
+        self._skeleton(header)
+        self._put(header)
+        return self.position
 
     def _copy(self, entry: Entry, data: Readable) -> None:
         left = entry.size
@@ -475,7 +485,9 @@ class TarWriter:
             self._put(chunk)
             left -= len(chunk)
         if entry.size % BLOCK:
-            self._put(ZEROS[: -entry.size % BLOCK])
+            padding = ZEROS[: -entry.size % BLOCK]
+            self._skeleton(padding)
+            self._put(padding)
 
     def _put(self, chunk: bytes) -> None:
         self._pending.append(chunk)

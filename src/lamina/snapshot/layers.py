@@ -284,7 +284,7 @@ class LayerStore:
         claimed = self.claim(diff_id)
         assert claimed is not None
         with claimed:
-            size = self._size(diff_id)
+            size = self.size(diff_id)
             doomed = claimed.path.with_name(f"{_REMOVING}{secrets.token_hex(8)}")
             os.rename(claimed.path, doomed)
             sync_directory(doomed.parent)
@@ -342,10 +342,13 @@ class LayerStore:
     def usage(self) -> Iterator[tuple[Digest, int]]:
         """Bytes on disk of each layer: its index and all of its forms."""
         for diff_id in self.walk():
-            yield diff_id, self._size(diff_id)
+            yield diff_id, self.size(diff_id)
 
-    def _size(self, diff_id: Digest) -> int:
-        """Trees are not walked: what they take was written beside them when they were made."""
+    def size(self, diff_id: Digest) -> int:
+        """Bytes on disk of a layer's index and all of its forms.
+
+        Trees are not walked: what they take was written beside them when they were made.
+        """
         directory = self.directory(diff_id)
         total = 0
         for path in (directory / "index", directory / "facts.json", directory / "tar"):

@@ -6,6 +6,7 @@ touched once. Nothing has a name before the diff id matched and everything is sy
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Callable
@@ -54,6 +55,31 @@ def receive_layer(layers: LayerStore, stream: BinaryIO, wanted: Wanted) -> None:
         if not _is_made_of_tar(layers, claimed, wanted):
             with claimed.staging() as staging:
                 _receive(claimed, staging, stream, wanted)
+
+
+def adopt_layer(layers: LayerStore, diff_id: Digest, index: bytes, blob: Path | None) -> Facts:
+    """Files a layer whose index was made while its tar was written: nothing of it is read again. Idempotent.
+
+    ``blob`` is where the tar lies, if it lies there as it is. Forms that a driver wants besides are made
+    when somebody mounts it.
+    """
+    claimed = layers.claim(diff_id)
+    assert claimed is not None
+    with claimed:
+        if not layers.has_index(diff_id):
+            with claimed.staging() as staging:
+                loaded = LayerIndex.from_bytes(index)
+                account = _Account()
+                account.content_size = sum(loaded.sizes)
+                (staging / "index").write_bytes(index)
+                (staging / "facts.json").write_bytes(
+                    facts_document(_facts(loaded, account, loaded.tar_size))
+                )
+                if blob is not None:
+                    with contextlib.suppress(OSError):  # another filesystem: the blob itself serves
+                        os.link(blob, staging / "tar", follow_symlinks=False)
+                claimed.publish(staging)
+    return layers.facts(diff_id)
 
 
 def _is_made_of_tar(layers: LayerStore, claimed: LayerDirectory, wanted: Wanted) -> bool:
@@ -223,27 +249,45 @@ def open_in_blob(blob: Path, offset: int, size: int) -> BinaryIO:
 
 
 class InflatingTar(io.RawIOBase):
-    """A layer's tar out of its compressed blob, front to back."""
+    """A layer's tar out of its compressed blob, front to back.
+
+    Inflated in large pieces, whatever is asked for: a decompressor that is asked for a little at a time moves
+    the rest of its input each time.
+    """
 
     def __init__(self, blob: Path) -> None:
         super().__init__()
         self._inflated = inflate(open(blob, "rb", buffering=0))  # noqa: SIM115 - closed with this
-        self._position = 0
+        self._chunk = b""
+        self._at = 0  # in the chunk
+        self._position = 0  # of the chunk in the tar
 
     def readable(self) -> bool:
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        if whence != os.SEEK_SET or offset < self._position:
+        if whence != os.SEEK_SET or offset < self._position + self._at:
             raise io.UnsupportedOperation("an inflating tar goes forward only")
-        _skip(self._inflated, offset - self._position)
-        self._position = offset
+        while offset > self._position + len(self._chunk):
+            if not self._next_chunk():
+                raise InvalidLayer(f"layer: ends {offset - self._position} bytes before what was asked for")
+        self._at = offset - self._position
         return offset
 
     def read(self, size: int = -1, /) -> bytes:
-        chunk = self._inflated.read(size)
-        self._position += len(chunk)
-        return chunk
+        if size < 0:
+            return b"".join(iter(lambda: self.read(_CHUNK), b""))
+        if self._at >= len(self._chunk) and size and not self._next_chunk():
+            return b""
+        part = self._chunk[self._at : self._at + size]
+        self._at += len(part)
+        return part
+
+    def _next_chunk(self) -> bool:
+        self._position += len(self._chunk)
+        self._at = 0
+        self._chunk = self._inflated.read(_CHUNK)
+        return bool(self._chunk)
 
     def close(self) -> None:
         if not self.closed:

@@ -1,0 +1,114 @@
+"""How the time of a squash grows with the number of entries: linear is the aim.
+
+    python -m bench.growth --into docs/performance.md
+
+Two layers of small files, the upper of which replaces half of the lower one's and removes a tenth of them.
+Indexes are ready, as they are after a pull; what is timed is deciding and writing, in CPU seconds of this
+process, the least of several rounds. Nothing is written to a disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from bench.table import put_between
+from lamina.layer.entry import WHITEOUT_PREFIX, Entry, Kind
+from lamina.layer.index import IndexBuilder, LayerIndex
+from lamina.layer.squash import merge, write_merged
+from lamina.layer.tarstream import TarReader, write_entries
+from lamina.oci.digest import Digest
+
+SIZES = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000)
+_IN_A_DIRECTORY = 100
+
+
+def _path(number: int) -> str:
+    return f"d{number // _IN_A_DIRECTORY}/file-{number}"
+
+
+def _layer(numbers: Sequence[int], gone: Sequence[int], data: bytes) -> Iterator[Entry]:
+    listed = set()
+    for number in sorted({*numbers, *gone}):
+        directory = f"d{number // _IN_A_DIRECTORY}"
+        if directory not in listed:
+            listed.add(directory)
+            yield Entry(path=directory, kind=Kind.DIRECTORY, mode=0o755)
+    for number in numbers:
+        yield Entry(path=_path(number), size=len(data), open=lambda: io.BytesIO(data))
+    for number in gone:
+        parent, _, name = _path(number).rpartition("/")
+        yield Entry(path=f"{parent}/{WHITEOUT_PREFIX}{name}", mode=0o600)
+
+
+def _made(entries: Iterator[Entry]) -> tuple[bytes, LayerIndex]:
+    out = io.BytesIO()
+    write_entries(entries, out)
+    tar = out.getvalue()
+    index = io.BytesIO()
+    builder = IndexBuilder(index)
+    reader = TarReader(io.BytesIO(tar), skeleton=builder.skeleton)
+    for entry in reader:
+        builder.add(entry)
+    builder.finish(Digest.of(tar), reader.position)
+    return tar, LayerIndex.from_bytes(index.getvalue())
+
+
+class _Nowhere:
+    def write(self, _chunk: bytes | memoryview) -> None:
+        pass
+
+
+def measure(entries: int, rounds: int) -> tuple[int, float]:
+    """How many entries the two layers have, and CPU seconds to make one of them."""
+    lower = entries * 2 // 3
+    numbers = range(lower)
+    made = [_made(_layer(numbers, (), b"a" * 64)), _made(_layer(numbers[::2], numbers[1::10], b"b" * 64))]
+    tars, indexes = [tar for tar, _index in made], [index for _tar, index in made]
+    best = float("inf")
+    for _ in range(rounds):
+        fresh = [LayerIndex.from_bytes(_again(tar)) for tar in tars] if entries <= 1000 else indexes
+        start = time.process_time()
+        write_merged(merge(fresh, 0, 1), lambda number: closing(io.BytesIO(tars[number])), _Nowhere())
+        best = min(best, time.process_time() - start)
+    return sum(map(len, indexes)), best
+
+
+def _again(tar: bytes) -> bytes:
+    index = io.BytesIO()
+    builder = IndexBuilder(index)
+    reader = TarReader(io.BytesIO(tar), skeleton=builder.skeleton)
+    for entry in reader:
+        builder.add(entry)
+    builder.finish(Digest.of(tar), reader.position)
+    return index.getvalue()
+
+
+def markdown(rows: Sequence[tuple[int, float]]) -> str:
+    lines = ["| entries | CPU | an entry |", "| --- | --- | --- |"]
+    lines += [f"| {count:,} | {seconds:.3f} s | {seconds / count * 1e6:.1f} µs |" for count, seconds in rows]
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--into", type=Path, help="a Markdown file with the two comments")
+    options = parser.parse_args()
+    rows = []
+    for size in SIZES:
+        rows.append(measure(size, options.rounds))
+        print(f"{size:,}: {rows[-1][1]:.3f} s", file=sys.stderr, flush=True)
+    block = markdown(rows)
+    if options.into:
+        options.into.write_text(put_between(options.into.read_text(), "growth", block))
+    print(block)
+
+
+if __name__ == "__main__":
+    main()
