@@ -272,12 +272,12 @@ def markdown(document: Mapping[str, Any]) -> str:
         wall = f"{walls[name] / best:.2f} ({walls[name]:.1f} s)"
         lines.append(f"| {name} | {wall} | {disk:.1f} s | {cpu:.1f} s | {memory / 1e6:.0f} MB |")
     lines += ["", "| target | at most | measured |", "| --- | --- | --- |"]
-    for name in walls.keys() - peers.keys():
+    for name in sorted(walls.keys() - peers.keys()):
         for peer, limit in _LIMITS.items():
             if peer in walls:
                 ratio = walls[name] / walls[peer]
                 verdict = "met" if ratio <= limit else "missed"
-                lines.append(f"| {name} / {peer} | {limit:.2f} | {ratio:.2f}, {verdict} |")
+                lines.append(f"| {name} / {peer} | {limit:.2f} | {ratio:.3f}, {verdict} |")
     return "\n".join([*lines, ""])
 
 

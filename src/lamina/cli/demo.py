@@ -106,7 +106,29 @@ many images use them; only the unique ones go when an image is removed.""",
         after="""\
 A layer can hide what is below it, never take it away. Secrets do not belong in any layer.""",
     ),
+    Chapter(
+        title="Squashing",
+        before="""\
+Several layers become one, and what one of them removed is gone. The base stays as it is, and shared.""",
+        commands=("squash --from 1 {worker} -t {worker}-squashed", "layers {worker}-squashed"),
+        after="""\
+That is the gain, and the price stands beside it: layers that could be shared, pulled and looked into alone.
+The image itself has not changed, and its history is told on in the new one.""",
+    ),
+    Chapter(
+        title="Is it really gone?",
+        before="Every byte that an image reaches is searched: hidden files, padding, settings, history.",
+        commands=(
+            "verify-erased --image-only --path /files/file-5 {worker}",
+            "verify-erased --image-only --path /files/file-5 {worker}-squashed",
+        ),
+        after="""\
+Clean, with a certificate for those who ask (`-o`). But whoever pulled the image before has it still.""",
+    ),
 )
+# These answer a question by their exit code too: 1 is an answer, not a failure.
+_ANSWERING = ("verify-erased",)
+_SHOWING_PROGRESS = ("pull",)
 _CLOSING = """\
 That is all there is to it: layers named by their digests, stored once, stacked into images.
 Now with a real one:  lamina pull redis:latest && lamina layers redis"""
@@ -210,14 +232,17 @@ def _show(text: str, names: dict[str, str], session: Session, inner: Session) ->
     session.print("")
     session.print(f"$ lamina {text}")
     session.flush()
-    return main(shlex.split(text), _again(inner))
+    words = shlex.split(text)
+    code = main(words, _again(inner, is_quiet=words[0] not in _SHOWING_PROGRESS))
+    return 0 if code == 1 and words[0] in _ANSWERING else code
 
 
-def _again(inner: Session) -> Session:
+def _again(inner: Session, *, is_quiet: bool) -> Session:
     """Each command line starts afresh, as each process does."""
     fresh = Session(stdin=inner.stdin, stdout=inner.stdout, stderr=inner.stderr, environ=inner.environ,
                     clock=inner.clock)
     fresh.flags, fresh.is_debug, fresh.has_hints = dict(inner.flags), inner.is_debug, False
+    fresh.is_quiet = is_quiet
     return fresh
 
 

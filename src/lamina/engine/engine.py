@@ -121,6 +121,17 @@ class Engine:
     def driver(self) -> Snapshotter:
         return self.driver_named(self.settings.storage_driver)
 
+    @property
+    def driver_name(self) -> str:
+        """The chosen driver's, for who only tells it: where one was chosen before, none is opened."""
+        from lamina.snapshot.choice import read_choice
+
+        if "driver" not in self.__dict__ and not self.settings.storage_driver:
+            choice = read_choice(self.root)
+            if choice is not None:
+                return str(choice["driver"])
+        return self.driver.name
+
     def driver_named(self, name: str) -> Snapshotter:
         """Another driver than the chosen one is asked for where something was made with it."""
         from lamina.snapshot.probing import choose

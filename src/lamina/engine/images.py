@@ -110,7 +110,7 @@ def inspect(engine: Engine, name: str) -> dict[str, Any]:
         **({"Variant": config.platform.variant} if config.platform.variant else {}),
         "Os": config.platform.os,
         "Size": record.content_size,
-        "GraphDriver": {"Name": engine.driver.name, "Data": None},
+        "GraphDriver": {"Name": engine.driver_name, "Data": None},
         "RootFS": {"Type": "layers", "Layers": [str(diff_id) for diff_id in config.diff_ids]},
         "Metadata": {"LastTagTime": "0001-01-01T00:00:00Z"},
         "Descriptor": record.descriptor.to_json(),

@@ -490,12 +490,19 @@ class TarWriter:
             self._put(padding)
 
     def _put(self, chunk: bytes) -> None:
+        if len(chunk) >= _WRITE:  # large enough to go as it is: joining would copy it
+            self._flush()
+            self._flushed += len(chunk)
+            self._out.write(chunk)
+            return
         self._pending.append(chunk)
         self._size += len(chunk)
         if self._size >= _WRITE:
             self._flush()
 
     def _flush(self) -> None:
+        if not self._pending:
+            return
         chunk = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
         self._pending.clear()
         self._flushed += self._size

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lamina.content.durable import make_directory, write_file
 from lamina.content.state import State
 from lamina.errors import LaminaError
+from lamina.snapshot.choice import choice_file, read_choice
 from lamina.snapshot.hands import Hands
 from lamina.snapshot.layers import LayerStore
 from lamina.snapshot.namespace import (
@@ -55,7 +56,7 @@ def choose(root: Path, state: State, layers: LayerStore, *, wanted: str | None =
 
     Raises :class:`DriverUnavailable`, with the reason.
     """
-    remembered = _read_choice(root)
+    remembered = read_choice(root)
     if wanted is None and remembered is not None:
         identity = _as_remembered(remembered)
         return _open(str(remembered["driver"]), state, layers, Hands(identity))
@@ -161,23 +162,11 @@ def _best(root: Path, hands: Hands) -> str:
     raise DriverUnavailable(f"no storage driver works here ({'; '.join(reasons)})")
 
 
-def _choice_file(root: Path) -> Path:
-    return root / "snapshots" / "driver.json"
-
-
-def _read_choice(root: Path) -> dict[str, Any] | None:
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        found = json.loads(_choice_file(root).read_bytes())
-        if isinstance(found, dict) and {"driver", "ownership", "mounts"} <= found.keys():
-            return found
-    return None
-
-
 def remember(root: Path, driver: str, identity: Identity) -> None:
     """Makes a driver, and what this user was found to be able to do, the choice of a state directory."""
     make_directory(root / "snapshots")
     choice = {"driver": driver, "ownership": identity.ownership, "mounts": identity.may_mount}
-    write_file(_choice_file(root), json.dumps(choice).encode())
+    write_file(choice_file(root), json.dumps(choice).encode())
 
 
 def _as_remembered(choice: dict[str, Any]) -> Identity:
