@@ -42,7 +42,7 @@ def test_the_story(tmp_path: Path) -> None:
     assert "1 file, 50kB: stored and pulled, but seen by no container" in done.stdout
     assert "  gone   deleted by layer 2: RUN rm /files/file-5" in done.stdout
     assert "Layers 1 to 2 become one; 1 layer below kept" in done.stdout
-    assert "found: path /files/file-5" in done.stdout
+    assert 'found: path "/files/file-5" in layer 1' in done.stdout
     assert done.stdout.count("clean") >= 1
     assert list(tmp_path.iterdir()) == []
 

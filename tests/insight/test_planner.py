@@ -103,6 +103,12 @@ def test_a_limit_of_layers() -> None:
     assert {step.reason for step in plan_squashes([image("app", "abc")], limit=2).merges} == {Reason.LIMIT}
 
 
+def test_a_limit_may_be_kept_cheaper_by_merging_more_than_it_asks() -> None:
+    stack = image("app", "abcd", hidden={(0, 3): MB, (0, 1): MB // 4})
+    assert merges(plan_squashes([stack], worth=MB))== []
+    assert merges(plan_squashes([stack], worth=MB, limit=3)) in ([(0, 1, ("app",))], [(0, 3, ("app",))])
+
+
 def test_a_limit_that_only_a_broken_prefix_could_keep() -> None:
     images = [image("base", "a"), image("middle", "ab"), image("app", "abcd")]
     assert plan_squashes(images, limit=3).ranges_of("app") == ((2, 3),)

@@ -19,10 +19,10 @@ def main(words: Sequence[str], session: Session) -> int:
     except OutputClosed:
         return failures.CLOSED_OUTPUT
     except KeyboardInterrupt as interrupt:
-        session.stderr.write("\n")
-        session.complain("; ".join(["interrupted", *getattr(interrupt, "__notes__", ())]))
-        return failures.INTERRUPTED
+        return _after_interrupt(interrupt, session)
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11, of one that comes in __set_name__
+            return _after_interrupt(error.__cause__, session)
         return _after_failure(error, session)
     return code
 
@@ -79,6 +79,12 @@ def _unknown(spelled: str, suggestion: str, where: str) -> UsageError:
     error = UsageError(f"there is no verb {spelled!r}{suggestion}")
     error.add_note(f"`{where}` lists those that there are")
     return error
+
+
+def _after_interrupt(interrupt: KeyboardInterrupt, session: Session) -> int:
+    session.stderr.write("\n")
+    session.complain("; ".join(["interrupted", *getattr(interrupt, "__notes__", ())]))
+    return failures.INTERRUPTED
 
 
 def _after_failure(error: Exception, session: Session) -> int:

@@ -19,6 +19,11 @@ def run() -> None:
     text = quick.answer(words, os.environ)
     code = _run(words) if text is None else _print(text)
     _settle_output()
+    if code == failures.INTERRUPTED:
+        # CPython ends itself by SIGINT, whatever it was told, if the interrupt came while a dataclass was
+        # being made (run_eval_code_obj in pythonrun.c). All that is to be cleaned up has been by now.
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -212,7 +212,8 @@ def _merge_lines(image: SquashedImage) -> Iterator[str]:
     for first, last in image.ranges[:-1]:
         yield f"Layers {first} to {last} become one."
     first, last = image.ranges[-1]
-    yield f"Layers {first} to {last} become one; {kept} ({visible(image.base.found)})."
+    found = f" ({visible(image.base.found)})" if image.base.found else ""
+    yield f"Layers {first} to {last} become one; {kept}{found}."
     yield f"  layers    {image.layers_before} -> {image.layers_after}"
     sizes = f"{human_size(image.size_before)} -> {human_size(image.size_after)}"
     yield f"  size      {sizes} ({_gone(image.size_gone)})"

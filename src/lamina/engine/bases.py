@@ -28,7 +28,7 @@ class NotABase(InvalidInput):
 class Base:
     """The lowest ``layers`` of an image.
 
-    ``id`` is the image ID of the base, or the chain ID if none is known; ``found`` says how it was found.
+    ``id`` is the image ID of the base, or the chain ID if none is known; ``found`` says how it was found, if it was.
     """
 
     layers: int
@@ -78,7 +78,7 @@ def kept_base(engine: Engine, image: Image, layers: int) -> Base:
         if _diff_ids(engine, record) == wanted:
             return Base(layers=layers, id=str(record.config), found=_shown(record))
     chain = image.chain_ids[layers - 1]
-    return Base(layers=layers, id=str(chain), found=f"the {layers} lowest layers")
+    return Base(layers=layers, id=str(chain), found="")
 
 
 def _annotated(known: Sequence[ImageRecord], image: Image) -> ImageRecord | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from lamina.archive import ArchiveWriter
 from lamina.archive.directory import LayoutDirectory
+from lamina.content.collect import reachable
 from lamina.engine.landing import present, without_foreign
 from lamina.engine.locations import ARCHIVES, Location, Transport
 from lamina.errors import InvalidInput
@@ -62,13 +63,17 @@ def _push(engine: Engine, root: Descriptor, reference: Reference, compression: s
     from lamina.convert import compress_layers
     from lamina.engine.transfer import as_push
 
-    root = compress_layers(engine.store, root, compression)
-    repository = engine.registries.repository(reference)
-    copy_graph(
-        engine.store, repository, root, choose=without_foreign,
-        report=as_push(engine.report), workers=engine.settings.max_concurrent_uploads,
-    )
-    repository.put_manifest(engine.store.read_document(root), root.media_type, reference.tag)
+    before = reachable(engine.store, [root])
+    sent = compress_layers(engine.store, root, compression)
+    try:
+        repository = engine.registries.repository(reference)
+        copy_graph(
+            engine.store, repository, sent, choose=without_foreign,
+            report=as_push(engine.report), workers=engine.settings.max_concurrent_uploads,
+        )
+        repository.put_manifest(engine.store.read_document(sent), sent.media_type, reference.tag)
+    finally:
+        engine.discard(reachable(engine.store, [sent]) - before, ())  # what was made for the journey
 
 
 def _names(location: Location) -> tuple[str, ...]:

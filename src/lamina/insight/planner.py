@@ -204,7 +204,8 @@ class _Partition:
         self._cuts: list[list[int]] = []
         self._costs = self._solve()
         self.is_limited = False
-        self.pieces = len(stretch.layers) if stretch.is_fixed else self._cheapest()
+        count = len(stretch.layers)
+        self.pieces = count if stretch.is_fixed else self._cheapest(count)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -214,10 +215,11 @@ class _Partition:
         """What it costs to have one piece less; infinite where there cannot be."""
         if self.pieces == 1 or self.stretch.is_fixed:
             return float("inf")
-        return self._costs[self.pieces - 1] - self._costs[self.pieces]
+        return self._costs[self._cheapest(self.pieces - 1)] - self._costs[self.pieces]
 
-    def take_one_less(self) -> None:
-        self.pieces -= 1
+    def take_less(self) -> None:
+        """One piece less, or several where that is cheaper still."""
+        self.pieces = self._cheapest(self.pieces - 1)
         self.is_limited = True
 
     def steps(self) -> Iterator[Step]:
@@ -244,9 +246,9 @@ class _Partition:
             self._cuts.append(cuts)
         return costs
 
-    def _cheapest(self) -> int:
+    def _cheapest(self, most: int) -> int:
         """Of equals the one with most pieces: what is not gained is not worth a layer."""
-        return max(range(1, len(self._costs)), key=lambda pieces: (-self._costs[pieces], pieces))
+        return max(range(1, most + 1), key=lambda pieces: (-self._costs[pieces], pieces))
 
     def _borders(self) -> list[int]:
         borders = [len(self.stretch.layers)]
@@ -326,4 +328,4 @@ def _keep_limit(images: Sequence[PlannedImage], partitions: Sequence[_Partition]
                 f"{name}: cannot have {limit} layers without breaking a prefix that other images share; "
                 f"{least} is the least"
             )
-        cheapest.take_one_less()
+        cheapest.take_less()
