@@ -8,7 +8,7 @@ are verified on the way in, and every layer against its diff id.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
@@ -241,12 +241,18 @@ def _in_place_of(old: Descriptor, new: Descriptor, compression: Compression) -> 
 def _rewritten(raw: bytes, media_type: str, name: str, made: Sequence[Descriptor]) -> tuple[bytes, str]:
     """The document with other children, every other field as it was, in its order."""
     document = parse_document(raw, name)
-    document[name] = [
-        {**line, "mediaType": child.media_type, "digest": child.digest, "size": child.size}
-        for line, child in zip(document[name], made, strict=True)
-    ]
+    document[name] = [in_line_of(line, child) for line, child in zip(document[name], made, strict=True)]
     document, media_type = in_one_family(document, media_type)
     return dump_document(document), media_type
+
+
+def in_line_of(line: Mapping[str, Any], child: Descriptor) -> dict[str, Any]:
+    """A descriptor as a document had it, now of ``child``, and without a copy of the old content.
+
+    That is image-spec descriptor.md, "data".
+    """
+    kept = {name: value for name, value in line.items() if name != "data"}
+    return {**kept, "mediaType": child.media_type, "digest": child.digest, "size": child.size}
 
 
 def in_one_family(document: dict[str, Any], media_type: str) -> tuple[dict[str, Any], str]:

@@ -69,6 +69,13 @@ class Image:
         config = _read_config(source, manifest)
         return cls(manifest=manifest, config=config, layers=_pair(manifest, config), source=source)
 
+    def insist_on(self, platform: Platform | None) -> None:
+        """Raises :class:`PlatformNotFound` unless it is for the platform that was asked for, if one was."""
+        if platform is not None and not platform.accepts(self.config.platform):
+            raise PlatformNotFound(
+                f"{self.descriptor.digest}: an image for {self.config.platform}, not for {platform}"
+            )
+
     @property
     def descriptor(self) -> Descriptor:
         """The manifest's: also where an index led to it."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lamina.convert import in_one_family
+from lamina.convert import in_line_of, in_one_family
 from lamina.errors import InvalidInput
 from lamina.image import Image
 from lamina.oci.config import ImageConfig
@@ -29,6 +29,8 @@ SOURCE_IMAGE = "io.lamina.squash.image"
 MERGED_LAYERS = "io.lamina.squash.layers"
 REDACTED = "[redacted]"
 # Where a config holds what people wrote. The rest are digests, numbers and names of platforms.
+# Times, which other engines insist on, and digests.
+_NOT_WRITTEN = frozenset({"created", BASE_DIGEST, SOURCE, SOURCE_IMAGE, MERGED_LAYERS})
 _WRITTEN = ("author", "comment", "config", "container_config", "history")
 
 
@@ -85,7 +87,7 @@ def squash_manifest(image: Image, pieces: Sequence[Piece], config: Descriptor) -
 
 def with_config(document: dict[str, Any], media_type: str, config: Descriptor) -> Manifest:
     """A manifest's document, edited and given another config."""
-    document["config"] = {**document["config"], "digest": config.digest, "size": config.size}
+    document["config"] = in_line_of(document["config"], config)
     document, media_type = in_one_family(document, media_type)
     return Manifest.parse(dump_document(document), media_type)
 
@@ -131,10 +133,10 @@ def compile_patterns(patterns: Sequence[str]) -> tuple[re.Pattern[str], ...]:
     for text in patterns:
         try:
             pattern = re.compile(text)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise InvalidPattern(f"{text!r}: not a regular expression ({error})") from None
         if pattern.search("") is not None:
-            raise InvalidPattern(f"{text!r}: matches nothing at all, and so everywhere")
+            raise InvalidPattern(f"{text!r}: matches the empty string, and so every place of every text")
         compiled.append(pattern)
     return tuple(compiled)
 
@@ -158,24 +160,40 @@ def redact_manifest(
     manifest: Manifest, patterns: Sequence[re.Pattern[str]]
 ) -> tuple[Manifest, tuple[Redaction, ...]]:
     """The same in annotations, of the manifest and of what it lists."""
-    found: list[Redaction] = []
-    document = parse_document(manifest.raw, "manifest")
-    if "annotations" in document:
-        document["annotations"] = _redacted(document["annotations"], "annotations", patterns, found)
-    for number, line in enumerate(document["layers"]):
-        if "annotations" in line:
-            where = f"layers[{number}].annotations"
-            line["annotations"] = _redacted(line["annotations"], where, patterns, found)
+    document, found = _redacted_annotations(manifest.raw, "layers", patterns)
     if not found:
         return manifest, ()
-    return Manifest.parse(dump_document(document), manifest.media_type), tuple(found)
+    return Manifest.parse(dump_document(document), manifest.media_type), found
+
+
+def redact_index(
+    raw: bytes, patterns: Sequence[re.Pattern[str]]
+) -> tuple[dict[str, Any], tuple[Redaction, ...]]:
+    """The same in annotations of an index and of what it lists; gives the document."""
+    return _redacted_annotations(raw, "manifests", patterns)
+
+
+def _redacted_annotations(
+    raw: bytes, children: str, patterns: Sequence[re.Pattern[str]]
+) -> tuple[dict[str, Any], tuple[Redaction, ...]]:
+    found: list[Redaction] = []
+    document = parse_document(raw, children)
+    lines = [("", document)] + [
+        (f"{children}[{number}].", line) for number, line in enumerate(document.get(children) or [])
+    ]
+    for where, line in lines:
+        if "annotations" in line:
+            line["annotations"] = _redacted(line["annotations"], f"{where}annotations", patterns, found)
+    return document, tuple(found)
 
 
 def _redacted(value: Any, field: str, patterns: Sequence[re.Pattern[str]], found: list[Redaction]) -> Any:
     if isinstance(value, str):
         text, count = value, 0
         for pattern in patterns:
-            text, hits = pattern.subn(REDACTED, text)
+            # An empty match, of `(?=x)` for one, holds nothing to replace.
+            hits = sum(1 for match in pattern.finditer(text) if match[0])
+            text = pattern.sub(lambda match: REDACTED if match[0] else "", text) if hits else text
             count += hits
         if count:
             found.append(Redaction(field=field, count=count))
@@ -185,7 +203,7 @@ def _redacted(value: Any, field: str, patterns: Sequence[re.Pattern[str]], found
     if isinstance(value, dict):
         return {
             _redacted(name, f"{field} (a name)", patterns, found):
-                _redacted(item, f"{field}.{name}", patterns, found)
+                item if name in _NOT_WRITTEN else _redacted(item, f"{field}.{name}", patterns, found)
             for name, item in value.items()
         }
     return value

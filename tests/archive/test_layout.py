@@ -86,8 +86,8 @@ def test_one_image_under_several_names(opener: Any) -> None:
         assert [image.names for image in source.images()] == [("a:1", "a:2"), ("b:1",)]
         with pytest.raises(NameNotFound, match="a:1, a:2, b:1"):
             source.resolve("c:1")
-        with pytest.raises(NameNotFound):
-            source.resolve("")  # which of the two?
+        with pytest.raises(NameNotFound, match=r"holds 2 images \(a:1, a:2, b:1\); say which"):
+            source.resolve("")
 
 
 def test_index_of_platforms(opener: Any) -> None:

@@ -58,8 +58,10 @@ def test_values(command: Command) -> None:
     assert words(command, "save", "--format", "") == ["docker-archive", "oci-archive"]
     assert words(command, "--storage-driver", "o") == ["overlay2"]
     assert words(command, "save", "-o", "") == [":files"]
+    assert words(command, "waste", "--kind", "m") == ["metadata", "moved", "marker"]
     assert words(command, "load", "-i", "x") == [":files"]
     assert words(command, "import", "") == [":files"]
+    assert words(command, "waste", "./a") == [":files"]
     assert words(command, "--root", "") == [":files"]
     assert words(command, "completion", "") == ["bash", "zsh", "fish"]
     assert words(command, "help", "sys") == ["system df"]
@@ -69,6 +71,11 @@ def test_images(with_names: Command) -> None:
     assert words(with_names, "inspect", "") == ["redis:7", "redis:latest", "registry.test:5000/app:1"]
     assert words(with_names, "image", "rm", "redis:") == ["redis:7", "redis:latest"]
     assert words(with_names, "layers", "reg") == ["registry.test:5000/app:1"]
+
+
+def test_images_as_values_of_options(with_names: Command) -> None:
+    assert words(with_names, "squash", "--base", "redis:") == ["redis:7", "redis:latest"]
+    assert words(with_names, "squash", "-t", "reg") == ["registry.test:5000/app:1"]
 
 
 def test_images_of_a_chosen_state_directory(with_names: Command, tmp_path: Path) -> None:
@@ -99,7 +106,12 @@ def test_an_unknown_shell(command: Command) -> None:
     assert command("completion", "tcsh").code == 125
 
 
-def test_bash_completes(command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("line", "replies"), [
+    ("lamina inspect comp", ["got:inspect comp:", "redis:7", "completion"]),
+    ("lamina inspect ", ["got:inspect :", "redis:7", "completion", "lamina"]),
+    ("lamina diff a:1 redis:", ["got:diff a:1 redis::", "7"]),
+])
+def test_bash_completes(command: Command, tmp_path: Path, line: str, replies: list[str]) -> None:
     """The real script in a real bash, with a stand-in for the command."""
     script = tmp_path / "completion"
     script.write_text(command("completion", "bash").out)
@@ -109,8 +121,8 @@ def test_bash_completes(command: Command, tmp_path: Path) -> None:
     bash = shutil.which("bash")
     assert bash is not None
     asked = (
-        f"cd {tmp_path}; PATH={tmp_path}:$PATH; . {script}; COMP_WORDS=(lamina inspect comp); COMP_CWORD=2; "
+        f"cd {tmp_path}; PATH={tmp_path}:$PATH; . {script}; COMP_LINE='{line}'; COMP_POINT={len(line)}; "
         '_lamina; printf "%s\\n" "${COMPREPLY[@]}"'
     )
     done = subprocess.run([bash, "--norc", "-c", asked], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["got:inspect comp:", "redis:7", "completion"]
+    assert sorted(done.stdout.splitlines()) == sorted(replies)

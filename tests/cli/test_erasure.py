@@ -67,7 +67,7 @@ def test_found(command: Command, token: str) -> None:
         'found: secret-file "token.txt" (raw) in layer 3, /root/token, hidden by layer 5: RUN rm /root/token')
     assert result.lines[2] == "app:1 (aaaaaaaaaaaa): found in 1 place"
     assert result.lines[3:5] == [
-        '  searched for secret-file "token.txt" (21 bytes); as raw, base64, URL, hex, UTF-16, JSON; in containers 3 deep',
+        '  searched for secret-file "token.txt" (21 bytes); as raw, base64, URL, hex, UTF-16, JSON; in archives 3 deep',
         "  searched in  1 layer, 1 document, 1MB",
     ]
     assert "live on in registries" in result.lines[5]
@@ -98,7 +98,7 @@ def test_places_in_words(command: Command, changes: dict[str, Any], text: str) -
 
 def test_clean(command: Command) -> None:
     result = command("verify-erased", "--path", "/x", "app:1", verify_erased=certificate())
-    assert (result.code, result.lines[1]) == (0, "app:1 (aaaaaaaaaaaa): clean")
+    assert (result.code, result.lines[0]) == (0, "app:1 (aaaaaaaaaaaa): clean")
 
 
 OTHER = Elsewhere(kind=ElsewhereKind.CONTENT, subject=A, images=("app:0", "app:old"), sought="secret-file",
@@ -151,9 +151,9 @@ def test_the_document(command: Command, tmp_path: Path) -> None:
         "Field": "", "Offset": 7,
         "HiddenBy": {"Layer": 5, "Instruction": "RUN rm /root/token", "Path": "/root/token", "Reason": "deleted"},
     }]
-    assert {key: document[key] for key in ("Verdict", "Image", "Time", "Lamina", "BuildCache", "ContainerDepth")} == {
+    assert {key: document[key] for key in ("Verdict", "Image", "Time", "Lamina", "BuildCache", "ArchiveDepth")} == {
         "Verdict": "found", "Image": "app:1", "Time": "2024-07-03T09:46:40Z", "Lamina": "0.1.0", "BuildCache": [],
-        "ContainerDepth": 3}
+        "ArchiveDepth": 3}
     assert document["Images"][0]["Layers"] == [
         {"Layer": 0, "Digest": A, "DiffID": B, "BlobBytes": 1_000, "TarBytes": 1_000_000}]
     assert document["Elsewhere"][0]["Images"] == ["app:0", "app:old"]
@@ -218,9 +218,9 @@ def test_secrets(command: Command) -> None:
     result = command("secrets", "app:1", secrets=leaks(leak(line=12), binary, setting))
     assert result.code == 1
     assert result.lines == [
-        "GitHub token ghp_… (40 characters) in layer 3, /root/token, line 12, hidden by layer 5: RUN rm /root/token  [github-token]",
-        "GitHub token ghp_… (40 characters) in layer 3, /bin/x, byte 7  [github-token]",
-        "GitHub token ghp_… (40 characters) in config of aaaaaaaaaaaa, config.Env[0]  [github-token]",
+        "GitHub token: ghp_… (40 characters) in layer 3, /root/token, line 12, hidden by layer 5: RUN rm /root/token  [github-token]",
+        "GitHub token: ghp_… (40 characters) in layer 3, /bin/x, byte 7  [github-token]",
+        "GitHub token: ghp_… (40 characters) in config of aaaaaaaaaaaa, config.Env[0]  [github-token]",
         "app:1: 3 likely secrets in 1.5MB, 1 of them hidden by upper layers, which erases nothing",
     ]
 
@@ -263,6 +263,6 @@ def test_on_a_real_engine(command: Command, token: str) -> None:
     assert SECRET not in json.dumps(document)
     assert command("verify-erased", "--pattern", "hunter[0-9]-x", "app:1").code == 0
     assert command("verify-erased", "--pattern", "(", "app:1").err == (
-        "lamina: (: not a regular expression (missing ), unterminated subpattern at position 0)\n")
+        "lamina: '(': not a regular expression (missing ), unterminated subpattern at position 0)\n")
     assert command("verify-erased", "--path", "/root/token", "aap:1").code == 125
     assert command("secrets", "app:1").out.startswith("app:1: no likely secrets in ")

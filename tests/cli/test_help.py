@@ -30,6 +30,10 @@ def test_a_verb_has_help_with_an_example(command: Command, name: str) -> None:
     assert max(map(len, lines)) <= 110
 
 
+def test_a_hyphen_is_no_place_to_break_a_line(command: Command) -> None:
+    assert [line for line in command("help", "squash").lines if line.endswith(("oci-", "docker-"))] == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_argument_and_option_is_described(name: str) -> None:
     for action in parser_of(name)._actions:

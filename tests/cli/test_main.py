@@ -126,10 +126,11 @@ def os_error(number: int, *rest: Any) -> OSError:
 @pytest.mark.parametrize(("error", "sentence", "code"), [
     (NotFound("redis:9: no such image"), "lamina: redis:9: no such image", 1),
     (Denied(), "lamina: denied", 1),
-    (os_error(errno.ENOSPC, "/s/ingest/x"), "lamina: /s/ingest/x: no space left; `lamina system df` shows", 1),
-    (os_error(errno.EDQUOT, "/s"), "lamina: /s: the disk quota is used up", 1),
-    (os_error(errno.EROFS, "/s"), "lamina: /s: the filesystem is read-only", 1),
-    (os_error(errno.EACCES, b"/s/\xff"), "lamina: /s/\\xff: permission denied; run as its owner", 1),
+    (os_error(errno.ENOSPC, "ingest/x"), "lamina: ingest/x: no space left; `lamina system df` shows", 1),
+    (os_error(errno.ENOSPC, "/s/x.tar"), "lamina: /s/x.tar: no space left on device\n", 1),
+    (os_error(errno.EDQUOT), "lamina: the state directory: the disk quota is used up", 1),
+    (os_error(errno.EROFS), "lamina: the state directory: the filesystem is read-only", 1),
+    (os_error(errno.EACCES, b"/s/\xff"), "lamina: /s/\\xff: permission denied\n", 1),
     (os_error(errno.ENOSPC), "lamina: the state directory: no space left", 1),
     (os_error(errno.ENOENT, "a.tar"), "lamina: a.tar: no such file or directory", 1),
     (os_error(errno.EMFILE), "lamina: the state directory: too many open files; raise the limit", 1),
@@ -137,6 +138,7 @@ def os_error(number: int, *rest: Any) -> OSError:
     (sqlite3.OperationalError("attempt to write a readonly database"), "lamina: state.sqlite: the filesystem is", 1),
     (sqlite3.OperationalError("database or disk is full"), "lamina: state.sqlite: no space left", 1),
     (sqlite3.OperationalError("unable to open database file"), "lamina: state.sqlite: cannot be opened", 1),
+    (sqlite3.OperationalError("disk I/O error"), "lamina: state.sqlite: disk I/O error; is the disk full", 1),
     (sqlite3.OperationalError("database is locked"), "lamina: state.sqlite: another lamina keeps it locked", 1),
     (sqlite3.DatabaseError("file is not a database"), "lamina: state.sqlite: damaged", 1),
     (MemoryError(), "lamina: not enough memory", 1),
@@ -150,6 +152,11 @@ def test_an_error_is_one_sentence(command: Command, error: BaseException, senten
     assert result.err.startswith(sentence)
     assert result.err.count("\n") == 1
     assert "Traceback" not in result.err
+
+
+def test_advice_about_the_state_directory_is_for_what_is_in_it(command: Command) -> None:
+    error = os_error(errno.EACCES, str(command.home / "root" / "state.sqlite"))
+    assert "or choose a place of your own with --root" in command("layers", "app", layers=error).err
 
 
 def test_notes_follow_the_sentence(command: Command) -> None:

@@ -160,6 +160,14 @@ def test_in_place_the_last_state_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [note.detail for note in notes] == ["a note"]
 
 
+def test_in_place_nothing_leaves_no_empty_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal(is_terminal=True)
+    with LiveProgress(out, silent):
+        pass
+    assert out.bytes == b""
+
+
 def test_in_place_several_images_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal(is_terminal=True)

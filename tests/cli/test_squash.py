@@ -71,8 +71,16 @@ def test_the_time_of_the_environment(command: Command) -> None:
     ((), "squash needs IMAGE"), (("a", "b"), "expected one image, got 2"), (("-n", "-1", "a"), "-n: expected a number"),
     (("--all", "-n", "2", "a"), "-n and --all choose layers in different ways"), (("-n", "x", "a"), "-n"),
     (("--all", "--to", "2", "a"), "--all leaves no layer out"), (("--created", "tomorrow", "a"), "--created: expected a time"),
+    (("--created", "2025-06-01", "a"), "--created: expected a time"), (("--created", "2025-06-01 00:00:00", "a"), "--created"),
+    (("--created", "2025-06-01T00:00:00", "a"), "--created"), (("--created", "2025-13-01T00:00:00Z", "a"), "--created"),
+    (("--plan", "--worth", "9" * 400), "--worth: expected a size"),
     (("--apply", "a"), "--apply goes with --plan"), (("--plan", "-n", "2"), "--plan chooses by itself; -n"),
     (("--plan", "--max-layers", "-2"), "--max-layers: expected"), (("--plan", "--worth", "much"), "--worth: expected a size"),
+    (("-n", "0", "a"), "-n: expected a number of layers, got 0"), (("--plan", "-n", "0"), "--plan chooses by itself; -n"),
+    (("--worth", "3MB", "a"), "--worth goes with --plan"), (("--suffix", "", "a"), "--suffix goes with --plan"),
+    (("--plan", "-m", "why"), "--plan chooses by itself; -m"), (("--plan", "--platform", "arm64"), "; --platform"),
+    (("--plan", "--compression", "zstd"), "; --compression"),
+    (("--format", "table", "a"), "--format: expected 'json' or a Go template"),
 ])
 def test_command_lines_that_make_no_sense(command: Command, words: tuple[str, ...], message: str) -> None:
     result = command("squash", *words, squash=DONE)
@@ -80,13 +88,37 @@ def test_command_lines_that_make_no_sense(command: Command, words: tuple[str, ..
     assert message in result.err
 
 
+def test_a_template_is_read_before_anything_is_written(command: Command) -> None:
+    result = command("squash", "--format", "{{.Source", "app:1", squash=DONE)
+    assert (result.code, result.engines) == (1, [])
+    assert "template" in result.err
+
+
 def test_nothing_to_merge_is_success(command: Command) -> None:
     result = command("squash", "app:1", squash=done(NOTHING))
     assert result.code == 0
     assert result.lines[0] == "Nothing to merge: one layer is one layer already."
+    assert result.lines[1:] == ["Unchanged: app:2"]
     bare = done(replace(NOTHING, layers_before=1))
     assert command("squash", "app:1", squash=bare).lines[0] == (
         "Nothing to merge: no layer lies above the base (base:1, the longest here).")
+
+
+def test_redaction_alone(command: Command) -> None:
+    redacted = done(replace(NOTHING, redactions=(Redaction(field="config.Env[0]", count=1),)))
+    assert command("squash", "--redact", "x", "app:1", squash=redacted).lines[-1] == "Redacted in 1.3 s: app:2"
+
+
+def test_many_images_that_share(command: Command) -> None:
+    sharing = tuple(Sharing(image=f"sister:{number}", layers=1, size=1000) for number in range(300))
+    lines = command("squash", "app:1", squash=done(replace(IMAGE, shared_with=sharing))).lines
+    assert lines[4] == "  shared    1 layer (1kB) with sister:0, which keeps it"
+    assert lines[16:18] == ["            and with 288 more images", "  re-added  700kB are kept twice now: alone, and in the new layer"]
+
+
+def test_all_layers_need_no_base(command: Command) -> None:
+    flat = done(replace(IMAGE, ranges=((0, 3),), base=Base(layers=0, found="")))
+    assert command("squash", "--all", "app:1", squash=flat).lines[0] == "Layers 0 to 3 become one; none is kept below."
 
 
 def test_a_dry_run_says_so(command: Command) -> None:
@@ -154,11 +186,23 @@ def test_references_with_pull_counts(command: Command, tmp_path: Path) -> None:
     assert command("squash", "--plan", "--references", "-", plan_squashes=Planned(plan=PLAN)).asked[0][1] == ([("app:1", 7)],)
 
 
-@pytest.mark.parametrize("line", ["app:1 many", "app:1 1 2", "app:1 -4"])
+def test_a_plan_has_a_time_and_can_be_quiet(command: Command) -> None:
+    command.environ["SOURCE_DATE_EPOCH"] = "1717200000"
+    result = command("squash", "--plan", "--apply", "-q", plan_squashes=Planned(plan=PLAN, done=(DONE,)))
+    assert result.asked[0][2]["options"] == PlanOptions(is_applied=True, created="2024-06-01T00:00:00Z")
+    assert result.lines == [digest("b")]
+
+
+@pytest.mark.parametrize("line", ["app:1 many", "app:1 1 2", "app:1 -4", "app:1 " + "9" * 400, "app:1 " + "9" * 5000])
 def test_references_that_cannot_be_read(command: Command, line: str) -> None:
     command.input = f"ok:1 1\n{line}\n".encode()
     result = command("squash", "--plan", "--references", "-", plan_squashes=Planned(plan=PLAN))
     assert (result.code, "line 2: expected IMAGE COUNT" in result.err) == (125, True)
+
+
+def test_notes_of_a_plan_that_was_applied(command: Command) -> None:
+    noted = replace(DONE, notes=("one platform only",))
+    assert "app:1: one platform only" in command("squash", "--plan", "--apply", plan_squashes=Planned(plan=PLAN, done=(noted,))).err
 
 
 def test_a_plan_as_json(command: Command) -> None:

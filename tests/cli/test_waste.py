@@ -43,7 +43,7 @@ def test_the_table(command: Command) -> None:
         "/opt/b/\\x1b[2J = /a    5kB       1   duplicate                    2       0   remove it in the RUN that made it (layer 0)",
         "/etc/x                 4kB       1   metadata (mode, owner)       0       2   " + "f" * 79 + "…",
         "/srv/app/              3kB       2   deleted                      0       2   remove it in the RUN that made it (layer 0)",
-        "/etc/y                 2kB       1   metadata (nothing)           0       2   leave it",
+        "/etc/y                 2kB       1   metadata (unchanged)         0       2   leave it",
         "/old -> /new\\n         10B       1   moved                        0       2   move it",
         "/tmp/z                  1B       1   cache                        0       -   rm",
         "Score 86.0%: 14kB of 100kB, in 7 files, are pulled for nothing",

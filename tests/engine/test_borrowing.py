@@ -14,9 +14,12 @@ from lamina.engine.borrowing import borrowed
 from lamina.engine.engine import Engine
 from lamina.engine.locations import InvalidLocation, Location, Transport, parse_location
 from lamina.engine.lookup import ImageNotFound
-from lamina.testing.images import make_image
+from lamina.image import PlatformNotFound
+from lamina.oci.descriptor import Platform
+from lamina.testing.images import make_image, make_index
 
 APP = make_image([{"a": b"1"}, {"b": b"2"}])
+ARM = Platform(os="linux", architecture="arm64")
 
 
 def left(engine: Engine) -> list[str]:
@@ -107,3 +110,22 @@ def test_from_the_store(engine: Engine) -> None:
     with pytest.raises(ImageNotFound), borrowed(engine, "other:1"):
         pass
     assert io.BytesIO(APP.manifest.raw).read() == engine.store.read_document(record.descriptor)
+
+
+def test_a_platform_of_the_store(engine: Engine) -> None:
+    arm = make_image([{"a": b"arm"}], platform=ARM)
+    make_index([APP, arm]).put(engine.store, "docker.io/library/both:1")
+    APP.put(engine.store, "docker.io/library/app:1")
+    for platform, made in ((None, APP), (ARM, arm)):
+        with borrowed(engine, "both:1", platform) as record:
+            assert images.load_record(engine, record).config.raw == made.config.raw
+    with pytest.raises(PlatformNotFound, match="not for linux/arm64"), borrowed(engine, "app:1", ARM):
+        pass
+
+
+def test_a_file_without_a_prefix(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "app.tar").touch()
+    with pytest.raises(ImageNotFound) as told, borrowed(engine, "app.tar"):
+        pass
+    assert told.value.__notes__ == ["./app.tar is the file or directory of that name"]

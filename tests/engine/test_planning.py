@@ -9,12 +9,15 @@ from tests.engine.conftest import Registry
 from tests.engine.test_squashing import named, union
 
 from lamina.engine.engine import Engine
+from lamina.engine.images import load_record
 from lamina.engine.lookup import ImageNotFound
+from lamina.engine.merging import NoSuchLayer, SquashOptions
 from lamina.engine.planning import PlanOptions
-from lamina.errors import InvalidInput
+from lamina.errors import InvalidInput, LaminaError
 from lamina.image import Image
 from lamina.layer.compress import Compression
-from lamina.testing.images import directory, file, make_image, make_layer, whiteout
+from lamina.oci.descriptor import Platform
+from lamina.testing.images import directory, file, make_image, make_index, make_layer, whiteout
 
 NOISE = Random(1).randbytes(100_000)  # which does not compress
 BASE = make_layer([directory("etc"), file("etc/motd", b"base")])
@@ -85,6 +88,41 @@ def test_images_in_a_registry(engine: Engine, registry: Registry) -> None:
     repository = registry.repository("app")
     assert len(Image.load(repository, repository.resolve("1-squashed"), None).layers) < 5
     assert engine.images() == ()
+
+
+def test_of_an_index_the_platform_that_was_planned_is_squashed(engine: Engine) -> None:
+    """Another platform has other layers: ranges of the one say nothing about it."""
+    arm = make_image([BASE, TOP], platform=Platform(os="linux", architecture="arm64"))
+    amd = make_image([BASE, BIG, MORE, GONE, TOP], platform=Platform(os="linux", architecture="amd64"))
+    make_index([arm, amd] if engine.platform.architecture == "amd64" else [amd, arm]).put(
+        engine.store, "docker.io/library/app:1")
+    planned = load_record(engine, engine.store.catalog.records()[0])
+    if len(planned.layers) == 2:
+        pytest.fail("the planned platform is the one with few layers")
+    done = engine.plan_squashes([("app:1", 1)], options=PlanOptions(worth=1000, is_applied=True))
+    (squashed,) = done.done
+    assert [result.source for result in squashed.images] == [planned.id]
+    assert squashed.notes == (f"an index: only its image for {planned.config.platform} was planned and squashed",)
+    assert union(engine, "app:1-squashed") == union(engine, "app:1")
+    with pytest.raises(InvalidInput, match="several platforms"):
+        engine.plan_squashes([("app:1", 1)], options=PlanOptions(worth=1000, is_applied=True, suffix=""))
+
+
+def test_nothing_is_done_where_one_name_cannot_be_given(engine: Engine) -> None:
+    named(APP, engine, "app:1")
+    named(OTHER, engine, "other:1")
+    wanted = [("app:1", 1), (str(OTHER.config.digest), 1)]
+    for suffix in ("-small", "-" + "x" * 128, " no tag"):
+        with pytest.raises(LaminaError):
+            engine.plan_squashes(wanted, options=PlanOptions(worth=1000, is_applied=True, suffix=suffix))
+        assert len(engine.images()) == 2
+        wanted = [("app:1", 1), ("other:1", 1)]
+
+
+def test_ranges_that_the_image_does_not_have(engine: Engine) -> None:
+    named(APP, engine, "app:1")
+    with pytest.raises(NoSuchLayer, match="layers 3 to 5"):
+        engine.squash("app:1", options=SquashOptions(ranges=((3, 5),)))
 
 
 def test_what_cannot_be(engine: Engine) -> None:

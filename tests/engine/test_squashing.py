@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import fcntl
 import io
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +17,25 @@ from tests import oracle
 from tests.engine.conftest import Registry
 
 from lamina.archive import ArchiveSource
+from lamina.archive.directory import LayoutDirectory
+from lamina.content.ingest import LocalIngest
 from lamina.engine.bases import NotABase
 from lamina.engine.engine import Engine
 from lamina.engine.lookup import ImageNotFound
 from lamina.engine.merging import NoSuchLayer, SquashOptions
 from lamina.engine.squashing import Squashed
 from lamina.errors import InvalidInput, LaminaError
-from lamina.image import Image
+from lamina.image import Image, PlatformNotFound
 from lamina.layer.compress import Compression
 from lamina.oci.config import ImageConfig
-from lamina.oci.descriptor import DOCKER_LAYER, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform
+from lamina.oci.descriptor import (
+    DOCKER_LAYER,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
+    OCI_MANIFEST,
+    Descriptor,
+    Platform,
+)
 from lamina.oci.digest import Digest
 from lamina.oci.manifest import Index, Manifest, dump_document
 from lamina.squashed import InvalidPattern
@@ -185,7 +197,7 @@ def test_several_ranges_at_once(engine: Engine) -> None:
 
 def test_a_base_that_is_none(engine: Engine, app: str) -> None:
     named(make_image([BUILD, KEY]), engine, "other:1")
-    with pytest.raises(NotABase, match="not a base of this image: it has 2 layers, and the image's 0 lowest"):
+    with pytest.raises(NotABase, match="not a base of this image: their layers differ from layer 0 on"):
         squash(engine, app, base="other:1")
     with pytest.raises(ImageNotFound):
         squash(engine, app, base="missing:1")
@@ -244,9 +256,17 @@ def test_a_range_that_changes_no_file(engine: Engine) -> None:
     assert union(engine, "app:2") == union(engine, "app:1")
 
 
-def test_an_image_without_layers(engine: Engine) -> None:
+@pytest.mark.parametrize("options", [{}, {"is_all": True}])
+def test_an_image_without_layers(engine: Engine, options: Mapping[str, Any]) -> None:
     named(make_image([]), engine, "nothing:1")
-    assert not squash(engine, "nothing:1", "nothing:2").images[0].is_changed
+    assert not squash(engine, "nothing:1", "nothing:2", **options).images[0].is_changed
+
+
+def test_a_base_without_layers_is_no_parent(engine: Engine) -> None:
+    named(make_image([]), engine, "nothing:1")
+    named(APP, engine, "app:1")
+    squash(engine, "app:1", "app:2", base="nothing:1")
+    assert engine.image("app:2").config.history[-1].comment == f"create new from {APP.config.digest}"
 
 
 # -- bytes
@@ -260,6 +280,28 @@ def test_compression(engine: Engine, app: str, compression: str, media_type: str
     assert image.layers[1].descriptor.media_type == media_type
     squash(engine, app, "app:3", compression="none")
     assert engine.image("app:3").config.diff_ids == image.config.diff_ids
+    assert list(engine.check()) == []
+
+
+def test_squashed_twice_the_bytes_are_on_disk_once(engine: Engine, app: str) -> None:
+    for target in ("app:2", "app:3"):
+        squash(engine, app, target)
+        layer = engine.image(target).layers[1]
+        assert os.path.samefile(engine.store.blob_path(layer.descriptor.digest), engine.layers_store.tar(layer.diff_id))
+
+
+def test_a_damaged_layer_goes_under_both_of_its_names(engine: Engine, app: str) -> None:
+    squash(engine, app, "app:2")
+    layer = engine.image("app:2").layers[1]
+    blob = engine.store.blob_path(layer.descriptor.digest)
+    with open(blob, "r+b") as file:
+        file.seek(600)
+        file.write(b"damage")
+    found = list(engine.check(repair=True))
+    assert {str(finding.subject) for finding in found if finding.repaired} == {str(layer.descriptor.digest)}
+    assert not blob.exists()
+    assert not engine.layers_store.has_index(layer.diff_id)
+    squash(engine, app, "app:2")
     assert list(engine.check()) == []
 
 
@@ -336,6 +378,58 @@ def test_redaction_alone_is_a_reason(engine: Engine, app: str) -> None:
     assert result.image_id == engine.image("app:3").id
 
 
+def test_an_empty_match_replaces_nothing(engine: Engine, app: str) -> None:
+    (result,) = squash(engine, app, "app:2", redact=(r"\b", r"(?=hunter)")).images
+    assert result.redactions == ()
+    assert engine.image("app:2").config.execution == APP.config.execution
+
+
+def test_what_was_not_redacted_yet_is_not_stored(engine: Engine, app: str) -> None:
+    """A config with the secret in it must not lie about as a blob that no image reaches."""
+    engine.layers(app)
+    before = {path for path in disk(engine) if path.startswith("blobs")}
+    squash(engine, app, "app:2", redact=("hunter2",))
+    made = {path for path in disk(engine) if path.startswith("blobs")} - before
+    assert len(made) == 3, "layer, config, manifest"
+    assert not [path for path in made if b"hunter2" in (engine.root / path).read_bytes()]
+
+
+def test_embedded_copies_of_what_was_replaced_go(engine: Engine) -> None:
+    """A descriptor may carry its content in `data` (image-spec descriptor.md): that of the old config or manifest."""
+    made = make_image([BASE, KEY], execution={"Env": ["TOKEN=hunter2"]})
+    data = base64.b64encode(made.config.raw).decode()
+    document = json.loads(made.manifest.raw)
+    document["config"]["data"] = data
+    manifest = Manifest.parse(dump_document(document))
+    made = replace(made, manifest=manifest)
+    made.put(engine.store)
+    line = {**manifest.descriptor.to_json(), "data": base64.b64encode(manifest.raw).decode(),
+            "annotations": {"note": "hunter2"}}
+    index = Index.parse(dump_document({
+        "schemaVersion": 2, "manifests": [line], "annotations": {"more": "hunter2"}}))
+    engine.store.put(index.descriptor, io.BytesIO(index.raw))
+    engine.store.tag("docker.io/library/app:1", index.descriptor)
+    squash(engine, "app:1", "app:2", is_all=True, redact=("hunter2",))
+    assert b'"data"' not in engine.image("app:2").manifest.raw
+
+
+def test_annotations_of_an_index_are_redacted_too(engine: Engine) -> None:
+    index, _amd, _arm = multi()
+    for image in index.images:
+        image.put(engine.store)
+    lines = [{**image.descriptor.to_json(), "data": "aHVudGVyMg==", "annotations": {"note": "hunter2"}} for image in index.images]
+    noted = Index.parse(dump_document({"schemaVersion": 2, "manifests": lines, "annotations": {"more": "hunter2"}}))
+    engine.store.put(noted.descriptor, io.BytesIO(noted.raw))
+    engine.store.tag("docker.io/library/app:1", noted.descriptor)
+    for options in ({"first": "1"}, {"first": "2"}):
+        done = squash(engine, "app:1", "app:2", redact=("hunter2",), **options)
+        assert done.digest is not None
+        (raw,) = [engine.store.read_document(record.descriptor) for record in engine.store.catalog.records()
+                  if "docker.io/library/app:2" in record.names]
+        assert b"hunter2" not in raw
+        assert b'"data"' not in raw
+
+
 @pytest.mark.parametrize("pattern", ["(", "a*", ""])
 def test_bad_patterns(engine: Engine, app: str, pattern: str) -> None:
     with pytest.raises(InvalidPattern):
@@ -399,6 +493,41 @@ def test_targets_that_cannot_be(engine: Engine, app: str, target: str) -> None:
     assert disk(engine) == before
 
 
+def test_what_is_no_file_is_written_to_and_stays(engine: Engine, app: str, tmp_path: Path) -> None:
+    """As `save -o` does it; a device that is replaced by a file is gone for everybody."""
+    os.mkfifo(tmp_path / "pipe")
+    with open(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK), "rb") as reading:
+        fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, 1 << 20)
+        squash(engine, app, f"oci-archive:{tmp_path}/pipe:app:2")
+        assert (tmp_path / "pipe").is_fifo()
+        (tmp_path / "out.tar").write_bytes(reading.read())
+    assert engine.load(tmp_path / "out.tar") == ("app:2",)
+    (tmp_path / "link.tar").symlink_to("out.tar")
+    squash(engine, app, f"oci-archive:{tmp_path}/link.tar:app:3")
+    assert (tmp_path / "link.tar").is_symlink()
+    assert engine.load(tmp_path / "out.tar") == ("app:3",)
+
+
+def test_a_layout_that_somebody_began_to_make_is_finished(engine: Engine, app: str, tmp_path: Path) -> None:
+    (tmp_path / "begun" / "blobs" / "sha256").mkdir(parents=True)
+    (tmp_path / "begun" / ".index.json.0123").write_text("{")
+    squash(engine, app, f"oci:{tmp_path}/begun:one")
+    with ArchiveSource(tmp_path / "begun", scratch=tmp_path) as layout:
+        assert len(layout.images()) == 1
+
+
+def test_to_may_not_lie_in_the_base(engine: Engine, app: str) -> None:
+    with pytest.raises(NoSuchLayer, match="lies in the base, whose 1 layers are kept"):
+        squash(engine, app, last="0")
+
+
+def test_times_are_not_redacted(engine: Engine, app: str) -> None:
+    """A pattern may well match a year; engines refuse a history whose times are none."""
+    (result,) = squash(engine, app, "app:2", redact=("20[0-9][0-9]",), created=NOW).images
+    assert result.redactions == ()
+    assert engine.image("app:2").config.history[-1].created == NOW
+
+
 def test_a_directory_of_something_else_is_no_layout(engine: Engine, app: str, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
@@ -406,6 +535,11 @@ def test_a_directory_of_something_else_is_no_layout(engine: Engine, app: str, tm
         squash(engine, app, f"oci:{tmp_path}/full")
     with pytest.raises(LaminaError, match="state directory"):
         squash(engine, app, f"oci:{engine.root}")
+
+
+def test_a_full_disk_is_told_of_the_file(engine: Engine, app: str) -> None:
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        squash(engine, app, "oci-archive:/dev/full")
 
 
 # -- several platforms
@@ -443,13 +577,20 @@ def test_one_platform_of_an_index(engine: Engine, registry: Registry) -> None:
     assert engine.image("arm:1").config.platform == ARM
 
 
+def test_a_platform_that_the_image_is_not_for(engine: Engine) -> None:
+    named(APP, engine, "app:1")
+    with pytest.raises(PlatformNotFound, match="an image for linux/amd64, not for linux/arm64"):
+        engine.squash("app:1", "app:2", options=SquashOptions(is_all=True), platform=ARM)
+    assert len(engine.images()) == 1
+
+
 def test_an_index_of_which_one_platform_was_pulled(engine: Engine, registry: Registry) -> None:
     index, amd, _arm = multi()
     index.put(registry.repository("app"), "1")
     engine.pull(f"{registry.host}/app:1")
     done = squash(engine, f"{registry.host}/app:1", "app:2", first="1")
     assert [result.source for result in done.images] == [amd.config.digest]
-    assert done.notes == ("1 platforms that are not here were left out",)
+    assert done.notes == ("1 platform was left out: not here",)
     assert len(engine.image("app:2").layers) == 2
 
 
@@ -464,13 +605,40 @@ def test_attestations_are_left_out(engine: Engine) -> None:
     engine.store.put(both.descriptor, io.BytesIO(both.raw))
     engine.store.tag("docker.io/library/app:1", both.descriptor)
     done = squash(engine, "app:1", "app:2", first="1")
-    assert done.notes == ("1 attestations were left out: they speak of the image as it was",)
+    assert done.notes == ("1 attestation was left out: what is attested is the image as it was",)
     assert done.digest is not None
     root = next(record.descriptor for record in engine.store.catalog.records() if "docker.io/library/app:2" in record.names)
     assert len(Index.parse(engine.store.read_document(root), root.media_type).manifests) == 2
 
 
+def test_a_layout_of_which_no_image_is_there(engine: Engine, tmp_path: Path) -> None:
+    index, _amd, _arm = multi()
+    layout = LayoutDirectory.create(tmp_path / "layout")
+    layout.put(index.descriptor, io.BytesIO(index.index.raw))
+    layout.tag("app", index.descriptor)
+    with pytest.raises(LaminaError, match="none of"):
+        squash(engine, f"oci:{tmp_path}/layout:app", "app:2")
+    assert engine.images() == ()
+
+
 # -- when it fails
+
+
+def test_what_another_process_takes_back_meanwhile_stays(
+    engine: Engine, open_engine: Callable[..., Engine], app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two squashes of one image make the same blobs; one that fails removes its own, never the other's."""
+    commit = LocalIngest.commit
+    other = open_engine()
+
+    def commit_and_meet(self: LocalIngest, *arguments: Any) -> Descriptor:
+        made = commit(self, *arguments)
+        other.discard([made.digest], [])
+        return made
+
+    monkeypatch.setattr(LocalIngest, "commit", commit_and_meet)
+    squash(engine, app, "app:2", redact=("hunter2",))
+    assert list(engine.check()) == []
 
 
 def test_a_damaged_layer_leaves_the_store_as_it_was(engine: Engine, app: str) -> None:

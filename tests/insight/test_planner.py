@@ -116,6 +116,29 @@ def test_a_limit_that_only_a_broken_prefix_could_keep() -> None:
         plan_squashes(images, limit=2)
 
 
+def test_stacks_as_long_as_a_manifest_may_list() -> None:
+    """Of 2,048 layers, which only an attack has, every third hides something of the one below."""
+    count = 2048
+    stack = PlannedImage(name="app", pulls=1, layers=[layer(str(number)) for number in range(count)],
+                         hidden={(number, number + 1): 5 * MB for number in range(0, count - 1, 3)})
+    plan = plan_squashes([stack])
+    assert len(plan.merges) >= count // 3 - 8
+    assert sum(step.last - step.first + 1 for step in plan.steps) == count
+    assert sum(1 for _step in plan_squashes([stack], limit=127).steps) == 127
+
+
+def test_a_limit_over_many_images() -> None:
+    images = [PlannedImage(name=f"i{number}", pulls=1, layers=[layer(f"{number}-{depth}") for depth in range(60)])
+              for number in range(300)]
+    plan = plan_squashes(images, limit=3)
+    assert len(plan.steps) == 900
+
+
+def test_images_of_one_name_keep_the_limit_each() -> None:
+    plan = plan_squashes([image("app", "abc"), image("app", "xyzw")], limit=2)
+    assert len(plan.steps) == 4
+
+
 def test_ranges_of_an_image_come_topmost_first() -> None:
     plan = plan_squashes([image("app", "abcdef", hidden={(0, 1): 9 * MB, (3, 5): 9 * MB})])
     assert plan.ranges_of("app") == ((3, 5), (0, 1))

@@ -144,6 +144,15 @@ def test_an_opaque_root_becomes_whiteouts() -> None:
     assert same_union(tars, [tars[0], made])
 
 
+@pytest.mark.parametrize("name", [".wh.e/f", "n" * 252, "\u00e9" * 126])
+def test_an_opaque_root_stays_where_a_name_has_no_whiteout(name: str) -> None:
+    """`.wh..wh.e` would be AUFS's own, and no filesystem has names of 256 bytes."""
+    tars = stack([file(name), file("a")], [opaque(""), file("new")], [file("more")])
+    made = squash(tars, 1, 2)
+    assert list(members(made)) == [".wh..wh..opq", ".wh.a", "new", "more"]
+    assert same_union(tars, [tars[0], made])
+
+
 def test_layers_above_the_range_still_mean_the_same() -> None:
     tars = stack([directory("a"), file("a/x")], [directory("l"), file("l/f", b"1")], [symlink("ln", "l")],
                  [file("ln/g", b"2"), hardlink("h", "l/f"), whiteout("a")])
@@ -175,6 +184,13 @@ def test_parents_that_no_layer_lists_are_listed_with_what_the_union_says() -> No
     assert list(made) == ["x", "x/y", "x/y/f", "x/g"]
     assert (made["x"].mode, made["x"].uid, made["x"].gid) == (0o711, 5, 6)
     assert (made["x/y"].mode, made["x/y"].uid) == (0o755, 0)
+
+
+def test_parents_of_a_listed_directory_are_listed_too() -> None:
+    tars = stack([directory("x", mode=0o711), directory("x/y", mode=0o700)], [directory("x/y/z")], [file("x/y/z/f", b"1")])
+    made = members(squash(tars, 1, 2))
+    assert list(made) == ["x", "x/y", "x/y/z", "x/y/z/f"]
+    assert (made["x"].mode, made["x/y"].mode) == (0o711, 0o700)
 
 
 def test_a_directory_that_looks_like_a_whiteout_does_not_become_one() -> None:

@@ -130,6 +130,17 @@ def test_no_byte_of_what_is_gone_remains(chance: random.Random, count: int, data
 
 @given(st.lists(layers(), min_size=1, max_size=4), ranges)
 @settings(max_examples=200)
+def test_every_directory_is_listed_before_what_is_in_it(stack: list[list[Act]], where: tuple[int, int]) -> None:
+    first, last = sorted(min(number, len(stack) - 1) for number in where)
+    try:
+        made = squash([tar_of(layer) for layer in stack], first, last)
+    except InvalidLayer:
+        assume(False)
+    assert index_of_tar(made).implied_parents == ()
+
+
+@given(st.lists(layers(), min_size=1, max_size=4), ranges)
+@settings(max_examples=200)
 def test_the_index_made_while_writing_is_the_one_that_reading_makes(stack: list[list[Act]], where: tuple[int, int]) -> None:
     first, last = sorted(min(number, len(stack) - 1) for number in where)
     tars = [tar_of(layer) for layer in stack]

@@ -36,7 +36,7 @@ class LayoutDirectory:
     def create(cls, path: Path) -> LayoutDirectory:
         """A new layout, or one that is there. Raises :class:`NotALayout` for anything else."""
         if not (path / _MARKER).exists():
-            if path.exists() and any(path.iterdir()):
+            if path.exists() and not all(_is_of_layout(name) for name in os.listdir(path)):
                 raise NotALayout(f"{path}: not empty, and no OCI layout; choose another directory")
             make_directory(path / "blobs" / "sha256", 0o755)
             write_file(path / INDEX, Index.build([]).raw)
@@ -123,6 +123,11 @@ class _LayoutIngest:
     def __exit__(self, *exc: object) -> None:
         self._file.close()
         self._temporary.unlink(missing_ok=True)
+
+
+def _is_of_layout(name: str) -> bool:
+    """What a layout has before its marker, also where whoever began to make it was killed."""
+    return name in ("blobs", INDEX) or name.startswith((f".{INDEX}.", f".{_MARKER}."))
 
 
 def _is_replaced(line: Any, name: str, target: Descriptor) -> bool:

@@ -46,6 +46,10 @@ class ArchiveSource:
         if not name and len(images) == 1:
             return images[0].root
         known = ", ".join(sorted(self._reading.aliases)) or "no names"
+        if not name:
+            raise NameNotFound(
+                f"the archive holds {len(images)} images ({known}); say which, with a colon and its name"
+            )
         raise NameNotFound(f"{name!r}: no such name among {len(images)} images in the archive ({known})")
 
     def has(self, wanted: Descriptor) -> bool:

@@ -24,7 +24,7 @@ argparse._ = str  # type: ignore[attr-defined]
 
 Arguments = argparse.Namespace
 _SWITCH = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i?)b?|b)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]+)?)\s*(?:([kmgt])(i?)b?|b)?", re.IGNORECASE)
 # Options that may stand before the verb or after it, and those of them that take a value.
 GLOBAL_VALUES = ("--root", "--config-file", "--storage-driver", "--storage-opt")
 

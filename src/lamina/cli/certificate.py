@@ -27,6 +27,18 @@ def certificate_lines(found: Certificate) -> Iterator[str]:
     from lamina.insight.certificate import NOTICE
 
     searched = found.searched
+    before = list(_places(found))
+    yield from before
+    if before:
+        yield ""
+    yield _verdict(found)
+    yield f"  searched for {_sought_list(found.sought)}"
+    yield f"  searched in  {_extent(searched)}"
+    yield f"  {NOTICE}"
+
+
+def _places(found: Certificate) -> Iterator[str]:
+    searched = found.searched
     for finding in searched.findings:
         yield f"found: {_sought(finding.kind, finding.label, finding.encoding)} in {where(finding)}"
     if searched.omitted:
@@ -36,11 +48,6 @@ def certificate_lines(found: Certificate) -> Iterator[str]:
     yield from _gaps("not searched", searched.not_searched)
     yield from _gaps("undecided", (*searched.undecided, *found.elsewhere_undecided))
     yield from _gaps("unreadable", searched.unreadable)
-    yield ""
-    yield _verdict(found)
-    yield f"  searched for {_sought_list(found.sought)}"
-    yield f"  searched in  {_extent(searched)}"
-    yield f"  {NOTICE}"
 
 
 def where(finding: ErasureFinding) -> str:
@@ -120,7 +127,9 @@ def _sought_list(sought: Sequence[Sought]) -> str:
     )
     if any(each.size for each in sought):
         names += f"; as {', '.join(ENCODINGS)}"
-    return f"{names}; in containers {DEPTH} deep"
+    if any(each.kind != "path" for each in sought):
+        names += f"; in archives {DEPTH} deep"
+    return names
 
 
 def _extent(searched: Searched) -> str:
@@ -140,7 +149,7 @@ def leak_line(leak: Leak) -> str:
     finding = leak.finding
     place = where(finding)
     hidden = _hidden(finding)
-    return (f"{leak.title} {visible(leak.preview)} ({leak.size} characters) in "
+    return (f"{leak.title}: {visible(leak.preview)} ({leak.size} characters) in "
             f"{place.removesuffix(hidden) if hidden else place}{line}{hidden}  [{leak.rule}]")
 
 
@@ -175,7 +184,7 @@ def certificate_document(found: Certificate) -> dict[str, Any]:
             {"Kind": each.kind, "Label": each.label, "Bytes": each.size} for each in found.sought
         ],
         "Encodings": list(ENCODINGS),
-        "ContainerDepth": DEPTH,
+        "ArchiveDepth": DEPTH,
         "Images": [
             {
                 "Platform": image.platform, "Manifest": str(image.manifest), "Config": str(image.config),

@@ -10,6 +10,7 @@ from lamina.cli.explain import shortened
 from lamina.cli.images import short_id
 from lamina.cli.listing import Listing, show
 from lamina.cli.quantity import human_size, minute_of
+from lamina.cli.registry import PLATFORM_HELP, platform_of
 from lamina.cli.terminal import json_text, visible
 from lamina.cli.verbs import Verb
 from lamina.layer.entry import Kind
@@ -38,14 +39,13 @@ def _arguments(parser: VerbParser) -> None:
     parser.flag("--times", about="a file whose time alone is different is different too")
     parser.flag("--name-only", about="paths only, one a line")
     parser.flag("--exit-code", about="exit with 1 if files or settings are different")
-    parser.value("--platform", metavar="PLATFORM", default="", about="which of an index that is elsewhere")
+    parser.value("--platform", metavar="PLATFORM", default="", about=PLATFORM_HELP)
     parser.value("--format", metavar="FORMAT", default="",
                  about="'table', 'json' (one document) or a Go template such as '{{.Change}} {{.Path}}'")
 
 
 def _diff(arguments: Arguments, session: Session) -> int:
     from lamina.cli.progress import shown
-    from lamina.cli.registry import platform_of
 
     if arguments.after is None:
         raise UsageError("diff needs two images, as in lamina diff app:1 app:2")

@@ -25,15 +25,18 @@ FILES = ":files"
 _BASH = """\
 # lamina completion for bash: put  source <(lamina completion bash)  into ~/.bashrc
 _lamina() {
-    local IFS=$'\\n' current="${COMP_WORDS[COMP_CWORD]}" line
-    # Bash splits words at colons; names hold colons, so they are put together again.
+    local IFS=$'\\n' line="${COMP_LINE:0:COMP_POINT}" current cut=""
+    local -a asked
+    # Bash splits words at colons; names hold colons, so the line is split anew, at blanks.
     if declare -F _get_comp_words_by_ref >/dev/null; then
         _get_comp_words_by_ref -n : cur words cword
-        current="$cur"
-        local -a asked=("${words[@]:1:cword}")
+        asked=("${words[@]:1:cword}")
     else
-        local -a asked=("${COMP_WORDS[@]:1:COMP_CWORD}")
+        IFS=$' \\t' read -r -a asked <<<"$line"
+        [[ "$line" == *[[:blank:]] ]] && asked+=("")
+        asked=("${asked[@]:1}")
     fi
+    current="${asked[${#asked[@]}-1]}"
     COMPREPLY=()
     while read -r line; do
         if [ "$line" = ":files" ]; then
@@ -42,8 +45,10 @@ _lamina() {
             COMPREPLY+=("${line%%$'\\t'*}")
         fi
     done < <(lamina __complete "${asked[@]}" 2>/dev/null)
-    if declare -F __ltrim_colon_completions >/dev/null; then
-        __ltrim_colon_completions "$current"
+    # What stands before the last colon stays on the line, and must not come twice.
+    if [[ "$COMP_WORDBREAKS" == *:* ]]; then
+        cut="${current%"${current##*:}"}"
+        COMPREPLY=("${COMPREPLY[@]#"$cut"}")
     fi
 }
 complete -o nosort -F _lamina lamina
@@ -83,18 +88,20 @@ complete -c lamina -f -a '(__lamina_complete)'
 SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 # What the arguments of a verb are.
-_IMAGES = frozenset({
+_ANYWHERE = frozenset({"squash", "waste", "diff", "du", "report", "verify-erased", "secrets"})
+_IMAGES = _ANYWHERE | {
     "push", "save", "export", "images", "inspect", "history", "tag", "rmi", "layers", "ls", "cat", "blame",
-    "obscured", "mount", "umount", "pull", "squash", "waste", "diff", "du", "report", "verify-erased",
-    "secrets",
-})
+    "obscured", "mount", "umount", "pull",
+}
 _FILES = frozenset({"load", "import"})
 _FILE_OPTIONS = frozenset({"--output", "-o", "--input", "-i", "--root", "--config-file",
                            "--references", "--secret-file"})
+_IMAGE_OPTIONS = frozenset({"--base", "--tag", "-t"})
 _CHOICES = {
     "--storage-driver": ("overlay2", "erofs", "vfs"),
     "--platform": ("linux/amd64", "linux/arm64", "linux/arm/v7", "linux/386", "linux/ppc64le",
                    "linux/riscv64", "linux/s390x"),
+    "--kind": ("metadata", "moved", "replaced", "deleted", "marker", "cache", "duplicate"),
 }
 
 
@@ -131,7 +138,7 @@ def candidates(words: Sequence[str], session: Session) -> Iterator[str]:
     if rest:
         yield from _within_verb(rest, current, session)
     elif _awaits_value(globals_before):
-        yield from _values_of(globals_before[-1], current)
+        yield from _values_of(globals_before[-1], current, session)
     elif current.startswith("-"):
         yield from _options(GlobalParser()._actions, current)  # noqa: SLF001
     else:
@@ -160,14 +167,14 @@ def _within_verb(rest: Sequence[str], current: str, session: Session) -> Iterato
     if action is not None and action.nargs != 0:
         choices = action.choices or ()
         yield from _matching(((str(choice), "") for choice in choices), current)
-        yield from _values_of(previous, current)
+        yield from _values_of(previous, current, session)
     elif current.startswith("-"):
         yield from _options(parser._actions, current)  # noqa: SLF001
     elif name == "help":
         yield from _matching(((verb, verbs.entry(verb)[2]) for verb in verbs.names()), current)
     elif name == "completion":
         yield from _matching(((shell, "") for shell in SCRIPTS), current)
-    elif name in _FILES:
+    elif name in _FILES or (name in _ANYWHERE and current.startswith((".", "/"))):
         yield FILES
     elif name in _IMAGES:
         yield from _matching(((image, "") for image in image_names(session)), current)
@@ -179,9 +186,11 @@ def _awaits_value(words: Sequence[str]) -> bool:
     return bool(words) and words[-1] in GLOBAL_VALUES
 
 
-def _values_of(option: str, current: str) -> Iterator[str]:
+def _values_of(option: str, current: str, session: Session) -> Iterator[str]:
     if option in _FILE_OPTIONS:
         yield FILES
+    if option in _IMAGE_OPTIONS:
+        yield from _matching(((image, "") for image in image_names(session)), current)
     yield from _matching(((value, "") for value in _CHOICES.get(option, ())), current)
 
 

@@ -9,6 +9,7 @@ from lamina.cli.arguments import UsageError
 from lamina.cli.explain import shortened
 from lamina.cli.listing import Listing, show
 from lamina.cli.quantity import human_size
+from lamina.cli.registry import PLATFORM_HELP, platform_of
 from lamina.cli.verbs import Verb
 
 if TYPE_CHECKING:
@@ -40,14 +41,13 @@ def _arguments(parser: VerbParser) -> None:
     parser.value("-n", "--rows", metavar="ROWS", type=int, default=0,
                  about="only so many rows, and one for the others")
     parser.flag("--hidden", about="also bytes that are stored but that no container sees")
-    parser.value("--platform", metavar="PLATFORM", default="", about="which of an index that is elsewhere")
+    parser.value("--platform", metavar="PLATFORM", default="", about=PLATFORM_HELP)
     parser.value("--format", metavar="FORMAT", default="",
                  about="'table', 'json' (one object a line) or a Go template such as '{{.Size}} {{.Name}}'")
 
 
 def _du(arguments: Arguments, session: Session) -> None:
     from lamina.cli.progress import shown
-    from lamina.cli.registry import platform_of
 
     if arguments.depth < 1:
         raise UsageError(f"--depth: expected 1 or more, got {arguments.depth}")

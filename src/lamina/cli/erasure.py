@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lamina.cli.arguments import UsageError
+from lamina.cli.listing import Listing, check_document_form, show, show_document
+from lamina.cli.registry import PLATFORM_HELP, platform_of
 from lamina.cli.terminal import json_text
 from lamina.cli.verbs import Verb
 
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     from lamina.cli.session import Session
 
 _IMAGE_HELP = "a name or an ID here, or docker://REF, oci:DIR, oci-archive:FILE, docker-archive:FILE, ./FILE"
-_PLATFORM_HELP = "which of an index that is elsewhere"
 _STANDARD_INPUT = "-"
 _FOUND, _UNDECIDED = 1, 125
 
@@ -27,16 +28,16 @@ def _verify_arguments(parser: VerbParser) -> None:
     parser.flag("--everywhere", about="fail also if it is elsewhere in the store")
     parser.flag("--image-only", about="do not look at the rest of the store")
     parser.value("-o", "--output", metavar="FILE", default="", about="write the certificate there, as JSON")
-    parser.value("--platform", metavar="PLATFORM", default="", about=_PLATFORM_HELP)
+    parser.value("--platform", metavar="PLATFORM", default="", about=PLATFORM_HELP)
     parser.value("--format", metavar="FORMAT", default="", about="'json' (the certificate) or a Go template")
 
 
 def _verify(arguments: Arguments, session: Session) -> int:
     from lamina.cli.certificate import certificate_document, certificate_lines
     from lamina.cli.progress import shown
-    from lamina.cli.registry import platform_of
 
     _insist_on_something(arguments)
+    check_document_form(arguments.format)
     secrets = _secrets(arguments.secret_file, session)
     platform = platform_of(arguments.platform)
     with shown(session, session.stderr) as report, session.engine(report) as engine:
@@ -48,7 +49,7 @@ def _verify(arguments: Arguments, session: Session) -> int:
     if arguments.output:
         _write(document, arguments.output, session)
     if arguments.format:
-        _print(document, arguments.format, session)
+        show_document(session, document, arguments.format)
     elif arguments.output != _STANDARD_INPUT:
         for line in certificate_lines(found):
             session.print(line)
@@ -94,17 +95,6 @@ def _write(document: dict[str, Any], output: str, session: Session) -> None:
         out.write(text.encode("utf-8", "backslashreplace"))
 
 
-def _print(document: dict[str, Any], form: str, session: Session) -> None:
-    from lamina.cli.listing import Listing, show
-
-    if form == "json":
-        session.print(json_text(document, indent=2))
-    elif form == "table":
-        raise UsageError("--format: expected 'json' or a Go template; without it there are sentences")
-    else:
-        show(session, Listing({}), [document], form)
-
-
 VERIFY_ERASED = Verb(
     _verify,
     usage="[OPTIONS] IMAGE",
@@ -115,7 +105,9 @@ history, labels, annotations and attestations. A secret is searched for as it is
 UTF-16 and JSON spell it, also inside archives; the answer names the place and never the secret.
 
 Clean means that this image does not hold it. What else in the store does is listed, and fails only with
---everywhere. Copies that were pushed live on in registries: revoke the secret all the same.
+--everywhere. Copies that were pushed live on in registries: revoke the secret all the same. What is found
+in a layer, `lamina squash` leaves out if a later one deleted it; what is found in environment, labels or
+history, `lamina squash --redact` replaces.
 
 Exit codes: 0 clean, 1 found, 125 it could not be decided.""",
     arguments=_verify_arguments,
@@ -133,7 +125,7 @@ Exit codes: 0 clean, 1 found, 125 it could not be decided.""",
 
 def _secrets_arguments(parser: VerbParser) -> None:
     parser.positional("name", "IMAGE", _IMAGE_HELP)
-    parser.value("--platform", metavar="PLATFORM", default="", about=_PLATFORM_HELP)
+    parser.value("--platform", metavar="PLATFORM", default="", about=PLATFORM_HELP)
     parser.value("--format", metavar="FORMAT", default="",
                  about="'json' (one document) or a Go template for each secret")
 
@@ -141,17 +133,15 @@ def _secrets_arguments(parser: VerbParser) -> None:
 def _find_secrets(arguments: Arguments, session: Session) -> int:
     from lamina.cli.certificate import leak_line, leaks_document, leaks_summary
     from lamina.cli.progress import shown
-    from lamina.cli.registry import platform_of
 
+    check_document_form(arguments.format)
     platform = platform_of(arguments.platform)
     with shown(session, session.stderr) as report, session.engine(report) as engine:
         found = engine.secrets(arguments.name, platform=platform)
     document = leaks_document(arguments.name, found)
-    if arguments.format in ("json", "table"):
-        _print(document, arguments.format, session)
+    if arguments.format == "json":
+        show_document(session, document, arguments.format)
     elif arguments.format:
-        from lamina.cli.listing import Listing, show
-
         show(session, Listing({}), document["Secrets"], arguments.format)
     else:
         for leak in found.leaks:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 100
 _OPENING = """\
-lamina pulls, stores, explains and pushes container images, with no daemon and no root.
+lamina pulls, stores, explains, squashes and pushes container images, with no daemon and no root.
 
 An image is a stack of read-only layers. Each layer is stored once, however many images share it,
 and named by the digest of its bytes."""
@@ -122,7 +122,7 @@ def _described(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
     terms = list(pairs)
     width = max(len(term) for term, _ in terms) + 4
     for term, meaning in terms:
-        lines = textwrap.wrap(meaning, max(30, _WIDTH - width - 2)) or [""]
+        lines = textwrap.wrap(meaning, max(30, _WIDTH - width - 2), break_on_hyphens=False) or [""]
         yield f"  {term:<{width - 2}}{lines[0]}".rstrip()
         yield from (" " * width + line for line in lines[1:])
 

@@ -86,3 +86,20 @@ def _one_line(value: object) -> object:
 def show(session: Session, listing: Listing, rows: Iterable[Row], form: str = "") -> None:
     for line in listing.lines(rows, form):
         session.print(line)
+
+
+def check_document_form(form: str) -> None:
+    """For verbs whose answer is one document and has no table: asked before any work is done."""
+    from lamina.cli.arguments import UsageError
+    from lamina.cli.template import Template
+
+    if form.strip(" ").startswith("table"):
+        raise UsageError("--format: expected 'json' or a Go template; without it there are sentences")
+    Template(form)
+
+
+def show_document(session: Session, document: Row, form: str) -> None:
+    if form.strip(" ") == "json":
+        session.print(json_text(document, indent=2))
+    else:
+        show(session, Listing({}), [document], form)

@@ -29,7 +29,10 @@ class _Line:
 
 
 class LiveProgress:
-    """A report function and a context manager; leaves the last state of every line on the screen."""
+    """A report function and a context manager; leaves the last state of every line on the screen.
+
+    Nothing is drawn before there is a line: rich ends even an empty frame with a newline.
+    """
 
     def __init__(self, stream: TextIO, notes: Report) -> None:
         self._console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=False)
@@ -46,7 +49,6 @@ class LiveProgress:
         )
 
     def __enter__(self) -> Self:
-        self._live.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -79,6 +81,7 @@ class LiveProgress:
             if known.event.action is event.action:
                 known.current = max(known.current, event.current or 0)
                 known.total = event.total or known.total
+        self._live.start()  # which it does once
 
     def _frame(self) -> Text:
         with self._lock:

@@ -7,10 +7,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from lamina.cli.arguments import UsageError, parse_size
-from lamina.cli.listing import Listing, show
+from lamina.cli.listing import show_document
 from lamina.cli.progress import shown
 from lamina.cli.quantity import human_size
-from lamina.cli.squash import count_of, squashed_lines, squashed_row
+from lamina.cli.squash import count_of, created_of, print_ids, squashed_lines, squashed_row
 from lamina.cli.terminal import visible
 
 if TYPE_CHECKING:
@@ -20,22 +20,34 @@ if TYPE_CHECKING:
     from lamina.insight.planner import Plan, Step
 
 _NAMES = 3
+_COUNT_DIGITS = 15
 _LINE_LIMIT = 100_000  # of a list of references: more is a mistake, or somebody's attack
 
 
 def plan(arguments: Arguments, session: Session) -> None:
-    from lamina.engine.planning import PlanOptions
+    from lamina.engine.planning import SUFFIX, PlanOptions
+    from lamina.insight.planner import WORTH
 
     _refuse_other_ways(arguments)
+    session.is_quiet = session.is_quiet or arguments.quiet
     wanted = [(name, 1) for name in arguments.names] + _references(arguments.references, session)
     options = PlanOptions(
-        limit=arguments.max_layers, worth=parse_size(arguments.worth, "--worth"),
-        is_applied=arguments.apply, suffix=arguments.suffix,
+        limit=arguments.max_layers,
+        worth=WORTH if arguments.worth is None else parse_size(arguments.worth, "--worth"),
+        is_applied=arguments.apply, suffix=SUFFIX if arguments.suffix is None else arguments.suffix,
+        created=created_of(arguments, session),
     )
     with shown(session, session.stderr) as report, session.engine(report) as engine:
         found = engine.plan_squashes(wanted, options=options)
+    for done in found.done:
+        for note in done.notes:
+            session.note(f"note: {done.name}: {note}")
     if arguments.format:
-        show(session, Listing({}), [_row(found)], arguments.format)
+        show_document(session, _row(found), arguments.format)
+        return
+    if arguments.quiet:
+        for done in found.done:
+            print_ids(done, session)
         return
     for text in _lines(found):
         session.print(text)
@@ -45,11 +57,13 @@ def plan(arguments: Arguments, session: Session) -> None:
 
 def _refuse_other_ways(arguments: Arguments) -> None:
     given = [
-        option for option, value in (
-            ("--from", arguments.first), ("--to", arguments.last), ("-n", arguments.count),
-            ("--all", arguments.all), ("--base", arguments.base), ("-t", arguments.tag),
-            ("--redact", arguments.redact), ("--dry-run", arguments.dry_run),
-        ) if value
+        option for option, is_given in (
+            ("--from", arguments.first != ""), ("--to", arguments.last != ""),
+            ("-n", arguments.count is not None), ("--all", arguments.all), ("--base", arguments.base != ""),
+            ("-t", arguments.tag != ""), ("-m", arguments.message != ""),
+            ("--redact", arguments.redact != []), ("--compression", arguments.compression != "none"),
+            ("--platform", arguments.platform != ""), ("--dry-run", arguments.dry_run),
+        ) if is_given
     ]
     if given:
         raise UsageError(f"squash: --plan chooses by itself; {given[0]} does not go with it")
@@ -76,7 +90,7 @@ def _parse(lines: Iterator[str]) -> list[tuple[str, int]]:
         if not words:
             continue
         count = words[1] if len(words) > 1 else "1"
-        if len(words) > 2 or not count.isdecimal():
+        if len(words) > 2 or not count.isdecimal() or len(count) > _COUNT_DIGITS:
             raise UsageError(f"--references: line {number}: expected IMAGE COUNT, got {line.strip()[:80]!r}")
         found.append((words[0], int(count)))
     return found

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lamina.cli.output import OUTPUT_HELP, STREAM, written
 from lamina.cli.quantity import human_size
+from lamina.cli.registry import PLATFORM_HELP, platform_of
 from lamina.cli.terminal import json_text, visible
 from lamina.cli.verbs import Verb
 
@@ -21,7 +22,7 @@ def _arguments(parser: VerbParser) -> None:
     parser.value("-o", "--output", metavar="FILE", default="", about=OUTPUT_HELP)
     parser.value("--format", metavar="FORMAT", default="html", choices=["html", "json"],
                  about="html (default), or json: what the page is made of")
-    parser.value("--platform", metavar="PLATFORM", default="", about="which of an index that is elsewhere")
+    parser.value("--platform", metavar="PLATFORM", default="", about=PLATFORM_HELP)
 
 
 def _report(arguments: Arguments, session: Session) -> None:
@@ -40,7 +41,6 @@ def _report(arguments: Arguments, session: Session) -> None:
 
 def _text(arguments: Arguments, session: Session) -> str:
     from lamina.cli.progress import shown
-    from lamina.cli.registry import platform_of
 
     platform = platform_of(arguments.platform)
     with shown(session, session.stderr) as report, session.engine(report) as engine:

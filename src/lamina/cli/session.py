@@ -78,6 +78,11 @@ class Session:
             self._settings = Settings.load(self.environ, flags=self.flags, file=file)
         return self._settings
 
+    @property
+    def known_root(self) -> str:
+        """The state directory, or ``""`` before somebody asked for settings."""
+        return str(self._settings.root) if self._settings is not None else ""
+
     def engine(self, report: Report | None = None) -> Engine:
         """The caller closes it (it is a context manager)."""
         from lamina.events import silent

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lamina.cli.explain import shortened
 from lamina.cli.images import short_id
-from lamina.cli.listing import Listing, show
+from lamina.cli.listing import check_document_form, show_document
 from lamina.cli.progress import shown
 from lamina.cli.quantity import human_size
 from lamina.cli.registry import PLATFORM_HELP, platform_of
@@ -17,10 +18,12 @@ from lamina.cli.verbs import Verb
 if TYPE_CHECKING:
     from lamina.cli.arguments import Arguments, VerbParser
     from lamina.cli.session import Session
-    from lamina.engine.merging import SquashedImage
+    from lamina.engine.merging import Sharing, SquashedImage
     from lamina.engine.squashing import Squashed
 
-_SHOWN = 12  # lines of instructions; --format json has all
+# Engines in Go read no other spelling of a time, and refuse an image that has one.
+_RFC_3339 = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})")
+_SHOWN = 12  # instructions, and images that share; --format json has all
 LOCATION_HELP = """\
 An image is a name or an ID in the store, docker://REF in a registry, oci:DIR[:NAME] in a layout, or
 oci-archive:FILE[:NAME], docker-archive:FILE[:NAME], ./FILE in a file."""
@@ -31,12 +34,12 @@ def _arguments(parser: VerbParser) -> None:
                       "with --plan any number, or none for all that are here", nargs="*")
     parser.value("-t", "--tag", metavar="NEW", default="",
                  about="where the result goes: a name, or docker://REF, oci:DIR:NAME, oci-archive:FILE:NAME, "
-                       "docker-archive:FILE:NAME")
+                       "docker-archive:FILE:NAME; without it an image here that has no name")
     parser.value("-f", "--from", metavar="LAYER", dest="first", default="",
                  about="the lowest layer to merge: its number in `lamina layers`, or (the beginning of) its "
                        "diff id or digest")
     parser.value("--to", metavar="LAYER", dest="last", default="", about="the highest one (default: the top)")
-    parser.value("-n", metavar="N", dest="count", type=int, default=0, about="merge the N topmost layers")
+    parser.value("-n", metavar="N", dest="count", type=int, default=None, about="merge the N topmost layers")
     parser.flag("--all", about="merge all layers, the base image's too")
     parser.value("--base", metavar="IMAGE", default="", about="keep the layers of this image, merge the rest")
     parser.value("-m", "--message", metavar="TEXT", default="", about="what history says made the new layer")
@@ -53,17 +56,20 @@ def _arguments(parser: VerbParser) -> None:
     parser.flag("--apply", about="with --plan: do it, under new tags")
     parser.value("--max-layers", metavar="N", type=int, default=0,
                  about="with --plan: no image may have more layers")
-    parser.value("--worth", metavar="SIZE", default="1MB",
-                 about="with --plan: what a merge must save in all, for each layer that is lost")
+    parser.value("--worth", metavar="SIZE", default=None,
+                 about="with --plan: what a merge must save in all, for each layer that is lost "
+                       "(default 1MB)")
     parser.value("--references", metavar="FILE", default="",
                  about="with --plan: lines of an image and how often it is pulled; - is standard input")
-    parser.value("--suffix", metavar="TEXT", default="-squashed",
-                 about="with --apply: what is added to a tag; '' replaces the image under its own")
+    parser.value("--suffix", metavar="TEXT", default=None,
+                 about="with --apply: what is added to a tag (default -squashed); '' replaces the image "
+                       "under its own")
     parser.flag("-q", "--quiet", about="print the new image's ID alone")
     parser.value("--format", metavar="FORMAT", default="", about="'json' or a Go template")
 
 
 def _squash(arguments: Arguments, session: Session) -> None:
+    check_document_form(arguments.format)
     if arguments.plan:
         from lamina.cli.plan import plan
 
@@ -75,8 +81,8 @@ def _squash(arguments: Arguments, session: Session) -> None:
     _insist_on_one_range(arguments)
     session.is_quiet = session.is_quiet or arguments.quiet
     options = SquashOptions(
-        first=arguments.first, last=arguments.last, count=arguments.count, is_all=arguments.all,
-        base=arguments.base, message=arguments.message, created=_created(arguments, session),
+        first=arguments.first, last=arguments.last, count=arguments.count or 0, is_all=arguments.all,
+        base=arguments.base, message=arguments.message, created=created_of(arguments, session),
         compression=arguments.compression, redact=tuple(arguments.redact), is_dry=arguments.dry_run,
     )
     with shown(session, session.stderr) as report, session.engine(report) as engine:
@@ -86,21 +92,28 @@ def _squash(arguments: Arguments, session: Session) -> None:
     for note in done.notes:
         session.note(f"note: {note}")
     if arguments.format:
-        show(session, Listing({}), [squashed_row(done)], arguments.format)
+        show_document(session, squashed_row(done), arguments.format)
     elif arguments.quiet:
-        for image in done.images:
-            session.print(str(image.image_id or image.source))
+        print_ids(done, session)
     else:
         for text in squashed_lines(done):
             session.print(text)
 
 
+def print_ids(done: Squashed, session: Session) -> None:
+    for image in done.images:
+        session.print(str(image.image_id or image.source))
+
+
 def _only_name(arguments: Arguments) -> str:
     from lamina.cli.arguments import UsageError
 
-    for option, value in (("--apply", arguments.apply), ("--max-layers", arguments.max_layers),
-                          ("--references", arguments.references)):
-        if value:
+    for option, is_given in (
+        ("--apply", arguments.apply), ("--max-layers", arguments.max_layers != 0),
+        ("--references", arguments.references != ""), ("--worth", arguments.worth is not None),
+        ("--suffix", arguments.suffix is not None),
+    ):
+        if is_given:
             raise UsageError(f"squash: {option} goes with --plan")
     if len(arguments.names) != 1:
         error = UsageError("squash needs IMAGE" if not arguments.names else
@@ -114,34 +127,40 @@ def _insist_on_one_range(arguments: Arguments) -> None:
     from lamina.cli.arguments import UsageError
 
     given = [
-        option for option, value in (
-            ("--from", arguments.first), ("-n", arguments.count), ("--all", arguments.all),
-            ("--base", arguments.base),
-        ) if value
+        option for option, is_given in (
+            ("--from", arguments.first != ""), ("-n", arguments.count is not None), ("--all", arguments.all),
+            ("--base", arguments.base != ""),
+        ) if is_given
     ]
     if len(given) > 1:
         raise UsageError(f"squash: {' and '.join(given)} choose layers in different ways; give one of them")
-    if arguments.count < 0:
+    if arguments.count is not None and arguments.count < 1:
         raise UsageError(f"-n: expected a number of layers, got {arguments.count}")
     if arguments.all and arguments.last:
         raise UsageError("squash: --all leaves no layer out; --to does")
 
 
-def _created(arguments: Arguments, session: Session) -> str:
-    from datetime import datetime
-
+def created_of(arguments: Arguments, session: Session) -> str:
     from lamina.cli.archives import creation_time
     from lamina.cli.arguments import UsageError
 
     if not arguments.created:
         return creation_time(session) or ""
-    try:
-        datetime.fromisoformat(arguments.created)
-    except ValueError:
+    if not _is_rfc_3339(arguments.created):
         raise UsageError(
             f"--created: expected a time such as 2025-06-01T12:00:00Z, got {arguments.created!r}"
-        ) from None
+        )
     return str(arguments.created)
+
+
+def _is_rfc_3339(text: str) -> bool:
+    from datetime import datetime
+
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return _RFC_3339.fullmatch(text) is not None
 
 
 # -- as documents
@@ -184,7 +203,15 @@ def squashed_lines(done: Squashed) -> Iterator[str]:
     if done.digest is None:
         yield "Nothing was written: this was a dry run."
         return
-    yield f"Squashed in {done.seconds:.1f} s: {visible(done.target) or _ids(done)}"
+    yield f"{_outcome(done)}: {visible(done.target) or _ids(done)}"
+
+
+def _outcome(done: Squashed) -> str:
+    if any(image.ranges for image in done.images):
+        return f"Squashed in {done.seconds:.1f} s"
+    if any(image.redactions for image in done.images):
+        return f"Redacted in {done.seconds:.1f} s"
+    return "Unchanged"
 
 
 def _ids(done: Squashed) -> str:
@@ -203,7 +230,7 @@ def _image_lines(image: SquashedImage) -> Iterator[str]:
 def _nothing(image: SquashedImage) -> str:
     above = image.layers_before - image.base.layers
     if above <= 0:
-        return f"Nothing to merge: no layer lies above the base ({visible(image.base.found)})."
+        return f"Nothing to merge: no layer lies above the base{_found(image)}."
     return "Nothing to merge: one layer is one layer already."
 
 
@@ -212,13 +239,16 @@ def _merge_lines(image: SquashedImage) -> Iterator[str]:
     for first, last in image.ranges[:-1]:
         yield f"Layers {first} to {last} become one."
     first, last = image.ranges[-1]
-    found = f" ({visible(image.base.found)})" if image.base.found else ""
-    yield f"Layers {first} to {last} become one; {kept}{found}."
+    yield f"Layers {first} to {last} become one; {kept}{_found(image)}."
     yield f"  layers    {image.layers_before} -> {image.layers_after}"
     sizes = f"{human_size(image.size_before)} -> {human_size(image.size_after)}"
     yield f"  size      {sizes} ({_gone(image.size_gone)})"
     yield f"  entries   {image.entries_before} -> {image.entries_after}"
     yield from _cost_lines(image)
+
+
+def _found(image: SquashedImage) -> str:
+    return f" ({visible(image.base.found)})" if image.base.found else ""
 
 
 def _gone(size: int) -> str:
@@ -227,14 +257,20 @@ def _gone(size: int) -> str:
 
 def _cost_lines(image: SquashedImage) -> Iterator[str]:
     """The price: what layers were good for."""
-    yield from (
-        f"  shared    {count_of(each.layers, 'layer')} ({human_size(each.size)}) with {visible(each.image)}, "
-        "which keeps them" for each in image.shared_with
-    )
+    yield from map(_shared_line, image.shared_with[:_SHOWN])
+    if len(image.shared_with) > _SHOWN:
+        yield f"            and with {len(image.shared_with) - _SHOWN} more images"
     if image.shared_size:
         yield f"  re-added  {human_size(image.shared_size)} are kept twice now: alone, and in the new layer"
     yield from _lost_lines(image.lost)
     yield "  cache     the build cache is untouched: it is keyed by the layers as they were"
+
+
+def _shared_line(sharing: Sharing) -> str:
+    layers = count_of(sharing.layers, "layer")
+    them = "it" if sharing.layers == 1 else "them"
+    size, image = human_size(sharing.size), visible(sharing.image)
+    return f"  shared    {layers} ({size}) with {image}, which keeps {them}"
 
 
 def _lost_lines(instructions: Sequence[str]) -> Iterator[str]:
@@ -259,14 +295,18 @@ def count_of(number: int, what: str) -> str:
 
 SQUASH = Verb(
     _squash,
-    usage="[OPTIONS] IMAGE",
+    usage="[OPTIONS] IMAGE | --plan [IMAGE...]",
     about=f"""\
 Merges a range of layers into one: by default all layers above the base image, which is found by --base,
-by the image's org.opencontainers.image.base annotations, or among the images that are here. Base, config
-and history are kept; files that the range added and removed again are gone, to the last byte. The image
-itself stays as it is, and so does whatever was pushed of it before.
+by the image's org.opencontainers.image.base annotations, or among the images that are here. Where no base
+is known all layers become one. Base, config and history are kept; files that the range added and removed
+again are gone, to the last byte. The image itself stays as it is, and so does whatever was pushed of it
+before.
 
 {LOCATION_HELP}
+
+A PATTERN is a Python regular expression, and has all the time that it takes: nested repetition can take
+for ever on text that an image's author chose.
 
 Sizes are those of the layers uncompressed. Squashing costs what layers are for: the lines `shared`,
 `re-added` and `lost` say how much. Nothing to merge is success.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lamina.cli.arguments import UsageError, parse_size
 from lamina.cli.listing import Listing, show
 from lamina.cli.quantity import human_size
+from lamina.cli.registry import PLATFORM_HELP, platform_of
 from lamina.cli.terminal import json_text, visible
 from lamina.cli.verbs import Verb
 
@@ -46,14 +47,13 @@ def _arguments(parser: VerbParser) -> None:
                   about=f"only this kind, for totals and limits too; may be repeated ({', '.join(_KINDS)})")
     parser.flag("--no-group", about="one row a file, not one a directory")
     parser.flag("--no-trunc", about="show whole fixes")
-    parser.value("--platform", metavar="PLATFORM", default="", about="which of an index that is elsewhere")
+    parser.value("--platform", metavar="PLATFORM", default="", about=PLATFORM_HELP)
     parser.value("--format", metavar="FORMAT", default="",
                  about="'table', 'json' (one document, with every file) or a Go template for each row")
 
 
 def _waste(arguments: Arguments, session: Session) -> int:
     from lamina.cli.progress import shown
-    from lamina.cli.registry import platform_of
 
     limits = _Limits(arguments)
     kinds = _kinds(arguments.kind)
@@ -64,6 +64,7 @@ def _waste(arguments: Arguments, session: Session) -> int:
         found = found.only(kinds)
     _show(found, arguments, session)
     complaints = limits.broken_by(found)
+    session.flush()  # the list comes first where both go to one log
     for text in complaints:
         session.complain(text)
     return 1 if complaints else 0
@@ -131,7 +132,7 @@ def _row(group: WasteGroup, *, is_table: bool) -> Mapping[str, object]:
     if is_table and kind in ("duplicate", "moved"):
         path = f"{path} {'=' if kind == 'duplicate' else '->'} {other}"
     if is_table and kind == "metadata":
-        kind = f"{kind} ({', '.join(item.changed) or 'nothing'})"
+        kind = f"{kind} ({', '.join(item.changed) or 'unchanged'})"
     return {
         "Path": path, "Size": group.bytes, "Files": group.files, "Kind": kind, "Layer": item.layer,
         "Instruction": item.instruction, "Other": item.other, "OtherInstruction": item.other_instruction,

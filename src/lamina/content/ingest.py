@@ -82,6 +82,11 @@ class LocalIngest:
     def offset(self) -> int:
         return self._digester.size
 
+    @property
+    def digest(self) -> Digest:
+        """Of what was written: known before ``commit``, so that a lease can come first."""
+        return self._digester.digest()
+
     def write(self, chunk: bytes | memoryview) -> int:
         view = memoryview(chunk)
         self._digester.update(view)

@@ -28,7 +28,7 @@ class NotABase(InvalidInput):
 class Base:
     """The lowest ``layers`` of an image.
 
-    ``id`` is the image ID of the base, or the chain ID if none is known; ``found`` says how it was found, if it was.
+    ``id`` is the image ID of the base, or the chain ID if none is known; ``found`` says how it was found.
     """
 
     layers: int
@@ -45,8 +45,8 @@ def stated_base(engine: Engine, image: Image, text: str) -> Base:
         base = Image.load(source, root, image.config.platform)
     if not _begins_with(image.config.diff_ids, base.config.diff_ids):
         raise NotABase(
-            f"{text}: not a base of this image: it has {len(base.layers)} layers, and the image's "
-            f"{_in_common(image.config.diff_ids, base.config.diff_ids)} lowest are the same"
+            f"{text}: not a base of this image: their layers differ from layer "
+            f"{_in_common(image.config.diff_ids, base.config.diff_ids)} on"
         )
     return Base(layers=len(base.layers), id=str(base.id), found=f"{text}, as asked")
 
@@ -72,7 +72,7 @@ def find_base(engine: Engine, image: Image) -> Base:
 def kept_base(engine: Engine, image: Image, layers: int) -> Base:
     """The lowest ``layers`` of an image, whatever they are; an image that is just them lends its ID."""
     if not layers:
-        return Base(layers=0, found="no layer is kept")
+        return Base(layers=0, found="")
     wanted = image.config.diff_ids[:layers]
     for record in engine.store.catalog.records():
         if _diff_ids(engine, record) == wanted:

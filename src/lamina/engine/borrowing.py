@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ from lamina.content.store import Fetcher
 from lamina.engine import housekeeping
 from lamina.engine.landing import hold_all, land
 from lamina.engine.locations import Location, Transport, parse_location
-from lamina.engine.lookup import find_image
+from lamina.engine.lookup import ImageNotFound, find_image
+from lamina.image import Image
 from lamina.oci.descriptor import Descriptor, Platform
 from lamina.oci.reference import Reference
 
@@ -37,7 +39,7 @@ def borrowed(engine: Engine, text: str, platform: Platform | None = None) -> Ite
     """
     location = parse_location(text)
     if location.is_store:
-        record = find_image(engine.store.catalog, location.name)
+        record = _for_platform(engine, _find(engine, location.name), platform)
         with Lease(engine.store.state, f"look at {text}") as lease:
             _hold(engine, record, lease)
             yield record
@@ -69,7 +71,7 @@ def landed(
 def opened(engine: Engine, location: Location) -> Iterator[tuple[Fetcher, Descriptor]]:
     """Where content comes from, and the root document of the image that is meant there."""
     if location.transport is Transport.STORE:
-        yield engine.store, find_image(engine.store.catalog, location.name).descriptor
+        yield engine.store, _find(engine, location.name).descriptor
     elif location.transport is Transport.REGISTRY:
         reference = Reference.parse(location.name).with_default_tag()
         repository = engine.registries.repository(reference)
@@ -81,6 +83,27 @@ def opened(engine: Engine, location: Location) -> Iterator[tuple[Fetcher, Descri
             ArchiveSource(location.path, scratch=Path(scratch), report=engine.report) as archive,
         ):
             yield archive, _resolve(archive, location.name)
+
+
+def _find(engine: Engine, name: str) -> ImageRecord:
+    """In the store. Whoever forgot that a file needs a prefix, or ``./``, is told."""
+    try:
+        return find_image(engine.store.catalog, name)
+    except ImageNotFound as error:
+        if Path(name).exists():
+            error.add_note(f"./{name} is the file or directory of that name")
+        raise
+
+
+def _for_platform(engine: Engine, record: ImageRecord, platform: Platform | None) -> ImageRecord:
+    """The record with the manifest for ``platform``, if one was asked for, in the place of the usual one."""
+    if platform is None:
+        return record
+    image = Image.load(engine.store, record.descriptor, platform)
+    image.insist_on(platform)
+    return replace(
+        record, manifest=image.descriptor.digest, config=image.id, platform=str(image.config.platform)
+    )
 
 
 def _resolve(archive: ArchiveSource, name: str) -> Descriptor:

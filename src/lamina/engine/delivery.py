@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO
 
 from lamina.archive import ArchiveWriter
 from lamina.archive.directory import LayoutDirectory
@@ -53,9 +53,10 @@ def deliver(engine: Engine, root: Descriptor, location: Location, *, compression
         assert location.path is not None
         from lamina.content.copy import copy_graph
 
-        layout = LayoutDirectory.create(location.path)
-        copy_graph(engine.store, layout, root, choose=present(engine.store))
-        layout.tag(location.name, root)
+        with _naming(location.path):
+            layout = LayoutDirectory.create(location.path)
+            copy_graph(engine.store, layout, root, choose=present(engine.store))
+            layout.tag(location.name, root)
 
 
 def _push(engine: Engine, root: Descriptor, reference: Reference, compression: str) -> None:
@@ -88,17 +89,34 @@ def _names(location: Location) -> tuple[str, ...]:
 
 @contextmanager
 def _whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Under its name when it is whole and on disk, and not at all after a failure."""
-    file = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below
-        dir=path.absolute().parent, prefix=f".{path.name[:64]}.", delete=False
-    )
+    """Under its name when it is whole and on disk, and not at all after a failure.
+
+    What is there and no file, such as a named pipe, is written to and never replaced.
+    """
+    if path.exists() and not path.is_file():
+        with _naming(path), open(path, "wb") as device:
+            yield device
+        return
+    path = Path(os.path.realpath(path))  # where a symlink leads, /dev/stdout for one
+    temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}")
     try:
-        with file:
-            yield cast("BinaryIO", file)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
+        with _naming(path, temporary):
+            with open(temporary, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except BaseException:
-        os.unlink(file.name)
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """A disk that is full, or a directory that is not ours, is told of this file, not of the store."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, temporary, str(temporary)):
+            error.filename = str(path)
         raise

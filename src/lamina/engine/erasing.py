@@ -64,7 +64,7 @@ def _wanted(secrets: Mapping[str, bytes], patterns: Sequence[str], paths: Sequen
 def _path(text: str) -> str:
     path = normalise(text)
     if not path:
-        raise InvalidInput(f"{text}: every image has a root; name a path below it")
+        raise InvalidInput(f"{text!r}: every image has a root; name a path below it")
     return path
 
 

@@ -16,7 +16,7 @@ from lamina.content.local import LocalStore
 from lamina.content.store import Fetcher
 from lamina.errors import Denied, IntegrityError, InvalidInput, Unsupported
 from lamina.events import Action, Event, Report, silent
-from lamina.image import Image, NotAnImage, PlatformNotFound
+from lamina.image import Image, NotAnImage
 from lamina.oci.descriptor import FOREIGN_LAYERS, INDEXES, LAYERS, Descriptor, Platform
 from lamina.oci.digest import Digest
 
@@ -87,8 +87,7 @@ def land(
     documents = Documents(source, engine.store)
     image = Image.load(documents, root, platform or engine.platform)
     documents.know(image)
-    if platform is not None and not platform.accepts(image.config.platform):
-        raise PlatformNotFound(f"{root.digest}: an image for {image.config.platform}, not for {platform}")
+    image.insist_on(platform)
     for layer in image.layers:
         _refuse_foreign(layer.descriptor, engine.store)
     known = engine.store.catalog.with_digest(root.digest)

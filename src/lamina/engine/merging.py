@@ -6,7 +6,6 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from lamina.content.behind import WriteBehind
@@ -21,6 +20,7 @@ from lamina.insight.instruction import instruction_of
 from lamina.layer.compress import Compression, deflate, layer_media_type
 from lamina.layer.index import IndexBuilder
 from lamina.layer.squash import Merged, merge, write_merged
+from lamina.oci.config import ImageConfig
 from lamina.oci.descriptor import DOCKER_MANIFEST, Descriptor
 from lamina.oci.digest import Digest, Digester
 from lamina.oci.manifest import Manifest, parse_document
@@ -51,7 +51,7 @@ class SquashOptions:
 
     Else ``first`` to ``last``, each a number from the base, or a digest or its beginning; or the ``count``
     topmost ones; or several ``ranges``, topmost first; or all; or those above ``base``. ``created`` is
-    RFC 3339; ``redact`` are regular expressions for config, history and annotations.
+    RFC 3339, now by default; ``redact`` are regular expressions for config, history and annotations.
     """
 
     first: str = ""
@@ -129,17 +129,24 @@ class Merging:
     lease: Lease
     made: Manifest = field(init=False)
     layers: list[Digest] = field(default_factory=list)
+    _config: ImageConfig = field(init=False)
+    _pieces: list[Piece] = field(default_factory=list)
 
     def run(self) -> SquashedImage:
-        self.made = self.image.manifest
+        self.made, self._config = self.image.manifest, self.image.config
         ranges, base = self._ranges()
-        return self._redacted(self._merged(ranges, base) if ranges else self._unchanged(base))
+        return self._documented(self._merged(ranges, base) if ranges else self._unchanged(base))
 
     # -- which layers
 
     def _ranges(self) -> tuple[list[tuple[int, int]], Base]:
         """First and last layer of each range, the topmost first, and what is kept below the lowest."""
         if self.options.ranges:
+            for first, last in self.options.ranges:
+                if not 0 <= first <= last < len(self.image.layers):
+                    raise NoSuchLayer(
+                        f"layers {first} to {last}: the image has {len(self.image.layers)} layers"
+                    )
             ranges = [(first, last) for first, last in self.options.ranges if first < last]
             return ranges, kept_base(self.engine, self.image, ranges[-1][0] if ranges else 0)
         first, last, base = self._range()
@@ -159,8 +166,11 @@ class Merging:
             first = 0
         else:
             base = self._base()
+            if options.last and last < base.layers:
+                kept = f"{base.layers} layers are kept"
+                raise NoSuchLayer(f"--to {options.last}: lies in the base, whose {kept}")
             return base.layers, last, base
-        if first > last:
+        if first > last >= 0:
             raise NoSuchLayer(f"--from {options.first}: lies above --to {options.last or last}")
         return first, last, kept_base(self.engine, image, first)
 
@@ -186,7 +196,8 @@ class Merging:
             if found:
                 both = ", ".join(map(str, found))
                 raise NoSuchLayer(f"{option} {text}: layers {both} have it; give a number")
-        raise NoSuchLayer(f"{option} {text}: no such layer; the image has layers 0 to {len(layers) - 1}")
+        there = f"layers 0 to {len(layers) - 1}" if layers else "no layers"
+        raise NoSuchLayer(f"{option} {text}: no such layer; the image has {there}")
 
     # -- what becomes of them
 
@@ -218,27 +229,23 @@ class Merging:
             shared_with=shared, shared_size=shared_size,
             lost=tuple(instruction_of(image.layers[number].history) for number in numbers),
         )
-        if self.options.is_dry:
-            return tried
-        self._make(merged, base)
-        return replace(tried, image_id=self.made.config.digest, digest=self.made.descriptor.digest)
+        if not self.options.is_dry:
+            self._make(merged, base)
+        return tried
 
     def _make(self, merged: Sequence[Merged], base: Base) -> None:
-        """Layers, config and manifest in the store, in this order."""
-        pieces = []
+        """The layers, in the store; and what the config says of them."""
         for each in merged:
             layer, diff_id = self._write(each)
-            below = base if each.first == base.layers else kept_base(self.engine, self.image, each.first)
-            pieces.append(Piece(
+            is_base = each.first and each.first == base.layers
+            below = base if is_base else kept_base(self.engine, self.image, each.first)
+            self._pieces.append(Piece(
                 first=each.first, last=each.last, layer=layer, diff_id=diff_id, parent=below.id
             ))
-        config = squash_config(
-            self.image, pieces, created=self.options.created or _now(self.engine),
+        self._config = squash_config(
+            self.image, self._pieces, created=self.options.created,
             message=self.options.message,
         )
-        described = self._put(self.image.manifest.config.media_type, config.raw)
-        self.made = squash_manifest(self.image, pieces, described)
-        self._put(self.made.media_type, self.made.raw)
 
     def _write(self, merged: Merged) -> tuple[Descriptor, Digest]:
         engine, diff_ids = self.engine, self.image.config.diff_ids
@@ -247,7 +254,7 @@ class Merging:
         index = io.BytesIO()
         builder = IndexBuilder(index)
         with engine.store.ingest() as ingest:
-            out = _Poured(engine, self.image.descriptor.digest, merged.tar_size, ingest, compression,
+            out = _Poured(engine, self.image.id, merged.tar_size, ingest, compression,
                           self.options.level)
             with WriteBehind(out) as behind:
                 write_merged(
@@ -255,9 +262,9 @@ class Merging:
                 )
                 behind.finish()
             out.finish()
+            self._note(ingest.digest)
             layer = ingest.commit(layer_media_type(compression, is_docker))
         diff_id = out.diff_id or layer.digest
-        self._note(layer.digest)
         builder.finish(diff_id, merged.tar_size)
         self._adopt(layer, diff_id, index.getvalue())
         return layer, diff_id
@@ -277,29 +284,33 @@ class Merging:
                 entries=facts.entries,
             ))
 
-    def _redacted(self, report: SquashedImage) -> SquashedImage:
-        if not self.patterns:
-            return report
-        manifest, in_manifest = redact_manifest(self.made, self.patterns)
-        config = Image.load(self.engine.store, self.made.descriptor, None).config
-        new_config, in_config = redact_config(config, self.patterns)
-        found = (*in_config, *in_manifest)
-        if not found or self.options.is_dry:
-            return replace(report, redactions=found)
-        described = self._put(manifest.config.media_type, new_config.raw)
-        document = parse_document(manifest.raw, "manifest")
-        self.made = with_config(document, manifest.media_type, described)
-        self._put(self.made.media_type, self.made.raw)
-        return replace(
-            report, redactions=found, image_id=described.digest, digest=self.made.descriptor.digest
-        )
+    # -- documents
 
-    def _put(self, media_type: str, raw: bytes) -> Descriptor:
-        made = self.engine.store.put_bytes(media_type, raw)
-        self._note(made.digest)
-        return made
+    def _documented(self, report: SquashedImage) -> SquashedImage:
+        """Config and manifest, redacted before they are stored: nothing else is left lying about."""
+        config, in_config = redact_config(self._config, self.patterns)
+        described = replace(self.image.manifest.config, digest=config.digest, size=len(config.raw))
+        manifest = self.image.manifest
+        if self._pieces:
+            manifest = squash_manifest(self.image, self._pieces, described)
+        manifest, in_manifest = redact_manifest(manifest, self.patterns)
+        report = replace(report, redactions=(*in_config, *in_manifest))
+        if self.options.is_dry or not report.is_changed:
+            return report
+        if not self._pieces:
+            document = parse_document(manifest.raw, "manifest")
+            manifest = with_config(document, manifest.media_type, described)
+        self.put(described.media_type, config.raw)
+        self.put(manifest.media_type, manifest.raw)
+        self.made = manifest
+        return replace(report, image_id=described.digest, digest=manifest.descriptor.digest)
+
+    def put(self, media_type: str, raw: bytes) -> None:
+        self._note(Digest.of(raw))
+        self.engine.store.put_bytes(media_type, raw)
 
     def _note(self, digest: Digest) -> None:
+        """Before it is there: whoever makes the same and takes it back must see that we want it."""
         self.noted.append(digest)
         self.lease.hold([digest])
 
@@ -352,7 +363,3 @@ def _shared(
         mine = [size for diff_id, size in sizes.items() if name in users[diff_id]]
         found.append(Sharing(image=name, layers=len(mine), size=sum(mine)))
     return tuple(found), sum(sizes.values())
-
-
-def _now(engine: Engine) -> str:
-    return datetime.fromtimestamp(engine.clock(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lamina.content.catalog import ImageRecord
 from lamina.engine.borrowing import borrowed
+from lamina.engine.delivery import check_target
 from lamina.engine.explain import open_tree
 from lamina.engine.images import load_record
 from lamina.engine.locations import parse_location
@@ -17,6 +18,7 @@ from lamina.engine.squashing import Squashed, squash
 from lamina.errors import InvalidInput, LaminaError
 from lamina.image import Image
 from lamina.insight.planner import WORTH, Plan, PlannedImage, PlannedLayer, plan_squashes
+from lamina.oci.descriptor import INDEXES
 from lamina.oci.digest import Digest
 from lamina.oci.reference import Reference
 
@@ -30,13 +32,15 @@ SUFFIX = "-squashed"
 class PlanOptions:
     """``limit`` is how many layers an image may have, 0 for any; ``worth`` is what a lost layer must save.
 
-    ``suffix`` is added to a tag for the new image; empty, the new image takes the name over.
+    ``suffix`` is added to a tag for the new image; empty, the new image takes the name over. ``created`` is
+    the RFC 3339 time of new images, empty for now.
     """
 
     limit: int = 0
     worth: int = WORTH
     is_applied: bool = False
     suffix: str = SUFFIX
+    created: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,20 +133,42 @@ def _hidden(engine: Engine, image: Image) -> dict[tuple[int, int], int]:
 def _apply(
     engine: Engine, found: Plan, chosen: Sequence[tuple[str, int, ImageRecord]], options: PlanOptions
 ) -> Iterator[Squashed]:
-    for name, _pulls, _record in chosen:
-        ranges = found.ranges_of(name)
-        if ranges:
-            target = _target(name, options.suffix)
-            yield squash(engine, name, target, SquashOptions(ranges=ranges), None)
+    """Nothing is done unless all of it can be named. Of an index, the platform that was planned."""
+    work = [
+        (name, _target(name, record, options.suffix), record) for name, _pulls, record in chosen
+        if found.ranges_of(name)
+    ]
+    if not options.suffix:
+        for name, _target_name, record in work:
+            _insist_on_one_platform(name, record)
+    for name, target, record in work:
+        squash_options = SquashOptions(ranges=found.ranges_of(name), created=options.created)
+        if record.descriptor.media_type not in INDEXES:
+            yield squash(engine, name, target, squash_options, None)
+            continue
+        platform = load_record(engine, record).config.platform
+        done = squash(engine, name, target, squash_options, platform)
+        note = f"an index: only its image for {platform} was planned and squashed"
+        yield replace(done, notes=(*done.notes, note))
 
 
-def _target(name: str, suffix: str) -> str:
+def _insist_on_one_platform(name: str, record: ImageRecord) -> None:
+    if record.descriptor.media_type in INDEXES:
+        raise InvalidInput(
+            f"{name}: an index, for several platforms; one alone cannot take its name: give a suffix"
+        )
+
+
+def _target(name: str, record: ImageRecord, suffix: str) -> str:
     """The same place, under a tag of its own. Raises ``InvalidInput`` where a name cannot be made of it."""
     location = parse_location(name)
     if location.path is not None:
         raise InvalidInput(f"{name}: a plan is applied to names in the store or in registries, not to files")
     reference = Reference.parse(location.name).with_default_tag()
-    if not reference.tag:
+    is_id = location.is_store and reference.canonical not in record.names
+    if is_id or not reference.tag:
         raise InvalidInput(f"{name}: a plan is applied to tags; give the image a name first")
     tagged = replace(reference, tag=reference.tag + suffix, digest=None)
-    return tagged.familiar if location.is_store else f"docker://{tagged.canonical}"
+    target = tagged.familiar if location.is_store else f"docker://{tagged.canonical}"
+    check_target(parse_location(target))
+    return target

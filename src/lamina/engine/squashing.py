@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from lamina.content.lease import Lease
-from lamina.content.store import Fetcher, read_all
+from lamina.content.store import BlobNotFound, Fetcher, read_all
+from lamina.convert import in_line_of
 from lamina.engine.borrowing import landed, opened
 from lamina.engine.delivery import check_target, deliver
 from lamina.engine.images import load_record
@@ -18,9 +20,9 @@ from lamina.engine.merging import Merging, SquashedImage, SquashOptions
 from lamina.image import Image, images_of
 from lamina.oci.descriptor import INDEXES, Descriptor, Platform
 from lamina.oci.digest import Digest
-from lamina.oci.manifest import MAX_DOCUMENT, Index, Manifest, dump_document, parse_document
+from lamina.oci.manifest import MAX_DOCUMENT, Index, Manifest, dump_document
 from lamina.oci.reference import Reference
-from lamina.squashed import compile_patterns
+from lamina.squashed import Redaction, compile_patterns, redact_index
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine
@@ -47,6 +49,9 @@ def squash(
     if goal is not None:
         check_target(goal)
     patterns = compile_patterns(options.redact)
+    if not options.created:  # one time for all platforms
+        now = datetime.fromtimestamp(began, UTC)
+        options = replace(options, created=now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
     made: list[Digest] = []
     with ExitStack() as stack:
         sources = stack.enter_context(_sources(engine, name, platform))
@@ -54,7 +59,9 @@ def squash(
         work = [Merging(engine, options, patterns, image, made, lease) for image in sources.images]
         try:
             results = [each.run() for each in work]
-            root = None if options.is_dry else _root(engine, sources, [each.made for each in work], made)
+            index, redactions = redact_index(sources.raw, patterns) if sources.is_index else ({}, ())
+            is_changed = bool(made or redactions)
+            root = None if options.is_dry else _root(sources, index, work, is_changed=is_changed)
             if root is not None:
                 _finish(engine, root, [each.made for each in work], goal)
         except BaseException:
@@ -64,7 +71,8 @@ def squash(
             _take_back(engine, lease, made, work)  # the store was only where the work was done
     return Squashed(
         name=name, target="" if options.is_dry else target, digest=root.digest if root else None,
-        images=tuple(results), seconds=engine.clock() - began, notes=sources.notes,
+        images=tuple(results), seconds=engine.clock() - began,
+        notes=sources.notes + _redaction_notes(redactions),
     )
 
 
@@ -86,6 +94,10 @@ class _Sources:
     is_here: bool
     notes: tuple[str, ...] = ()
 
+    @property
+    def is_index(self) -> bool:
+        return self.root.media_type in INDEXES
+
 
 @contextmanager
 def _sources(engine: Engine, name: str, platform: Platform | None) -> Iterator[_Sources]:
@@ -101,6 +113,7 @@ def _sources(engine: Engine, name: str, platform: Platform | None) -> Iterator[_
                 lease = stack.enter_context(Lease(engine.store.state, f"squash {name}"))
                 hold_all(engine.store, child, lease)
                 image = Image.load(engine.store, child, platform)
+                image.insist_on(platform)
                 lease.hold(image.config.diff_ids)
             else:
                 record = stack.enter_context(landed(engine, source, child, platform))
@@ -123,40 +136,53 @@ def _choose(
         return [Image.load(source, root, engine.platform).descriptor], (
             "an index of indexes: only the image for this machine was squashed",
         )
-    here = [child for child in children if source.has(child)]
     others = len(index.manifests) - len(children)
-    absent = len(children) - len(here)
+    distinct = list({child.digest: child for child in children}.values())
+    here = [child for child in distinct if source.has(child)]
+    absent = len(distinct) - len(here)
+    if not here:
+        raise BlobNotFound(f"{root.digest}: none of the images that this index lists is there")
     notes = []
     if others:
-        notes.append(f"{others} attestations were left out: they speak of the image as it was")
+        notes.append(f"{_counted(others, 'attestation')} left out: what is attested is the image as it was")
     if absent:
-        notes.append(f"{absent} platforms that are not here were left out")
+        notes.append(f"{_counted(absent, 'platform')} left out: not here")
     return [replace(child, platform=None, annotations={}) for child in here], tuple(notes)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"1 {what} was" if count == 1 else f"{count} {what}s were"
+
+
+def _redaction_notes(redactions: Sequence[Redaction]) -> tuple[str, ...]:
+    return tuple(f"redacted in the index: {each.field} ({each.count} times)" for each in redactions)
 
 
 # -- what comes of it
 
 
 def _root(
-    engine: Engine, sources: _Sources, manifests: Sequence[Manifest], made: list[Digest]
+    sources: _Sources, document: dict[str, Any], work: Sequence[Merging], *, is_changed: bool
 ) -> Descriptor:
-    """The document to name: the old one where nothing changed, a manifest, or an index of the new ones."""
-    if sources.is_here and not made:
+    """The document to name: the old one where nothing changed, a manifest, or an index of the new ones.
+
+    ``document`` is the old index, redacted.
+    """
+    if sources.is_here and not is_changed:
         return sources.root
+    manifests = [each.made for each in work]
     if len(manifests) == 1:
         return manifests[0].descriptor
     new = {
         image.descriptor.digest: manifest.descriptor
         for image, manifest in zip(sources.images, manifests, strict=True)
     }
-    document = parse_document(sources.raw, "index")
     document["manifests"] = [
-        {**line, "mediaType": described.media_type, "digest": described.digest, "size": described.size}
+        in_line_of(line, described)
         for line in document["manifests"] if (described := new.get(line["digest"])) is not None
     ]
     index = Index.parse(dump_document(document), sources.root.media_type)
-    engine.store.put_bytes(index.media_type, index.raw)
-    made.append(index.descriptor.digest)
+    work[0].put(index.media_type, index.raw)
     return index.descriptor
 
 

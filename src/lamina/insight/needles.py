@@ -129,11 +129,11 @@ def pattern_needle(text: str) -> Needle:
             warnings.simplefilter("ignore")  # what a future Python may read differently
             compiled = re.compile(text.encode("utf-8", "surrogateescape"))
     except (re.error, OverflowError, RecursionError, ValueError) as error:
-        raise InvalidPattern(f"{text}: not a regular expression ({error})") from None
+        raise InvalidPattern(f"{text!r}: not a regular expression ({error})") from None
     for probe in _PROBES:
         found = compiled.search(probe)
         if found is not None and not found[0]:
-            raise InvalidPattern(f"{text}: matches the empty string, and so every place of every file")
+            raise InvalidPattern(f"{text!r}: matches the empty string, and so every place of every file")
     return Needle(kind=NeedleKind.PATTERN, label=text, searches=(Expression(compiled=compiled),))
 
 

@@ -10,7 +10,8 @@ was added and removed within the range is gone, names included.
 - Directories above an entry are listed with what the union says of them. Engines disagree about ones
   that a layer leaves out (LAYER-CASES 73), and a layer that lists them unpacks alike on every base.
 - A directory that was removed and made again hides what lies below it: it gets an opaque marker. The root
-  cannot have one (three engines of four fail on it, LAYER-CASES 58), so whiteouts say there the same.
+  cannot have one (three engines of four fail on it, LAYER-CASES 58), so whiteouts say there the same; only
+  where a name has no whiteout, the root has the marker besides.
 - Without layers below there is nothing to hide, and no marks are left.
 
 Directories and marks come first, in the order of paths; then everything else in the order in which its
@@ -27,7 +28,7 @@ from typing import Protocol
 
 from lamina.layer.entry import NO_XATTRS, OPAQUE_NAME, WHITEOUT_PREFIX, Entry, Kind, ancestors
 from lamina.layer.index import IndexBuilder, LayerIndex
-from lamina.layer.tarheader import BLOCK, encode_header
+from lamina.layer.tarheader import BLOCK, MAX_NAME, encode, encode_header
 from lamina.layer.tarstream import TarWriter, Writable
 from lamina.layer.tree import Node, Tree
 
@@ -158,6 +159,7 @@ class _Merging:
             self._groups.setdefault(node.inode, []).append(node)
         elif node.layer >= self._first and (node.path or self._has_root):
             self._list(node.entry)
+            self._list_parents(node.path)
 
     def _is_of_range(self, names: Sequence[Node]) -> bool:
         """One name is enough: the others share the file, and a link needs it in the same layer."""
@@ -185,8 +187,12 @@ class _Merging:
                 continue  # still there, or gone together with its directory
             emptied = self._emptied(path)
             if emptied is None:
-                yield _mark(path.rpartition("/")[0], WHITEOUT_PREFIX + path.rpartition("/")[2])
-            elif emptied not in opaque:
+                parent, _, name = path.rpartition("/")
+                if _can_be_whited_out(name):
+                    yield _mark(parent, WHITEOUT_PREFIX + name)
+                    continue
+                emptied = ""  # what no whiteout can name, only an opaque root hid
+            if emptied not in opaque:
                 opaque.add(emptied)
                 yield _mark(emptied, OPAQUE_NAME)
 
@@ -196,6 +202,11 @@ class _Merging:
             if self._union.cut(parent) >= self._first:
                 return parent
         return None
+
+
+def _can_be_whited_out(name: str) -> bool:
+    """Not where the whiteout's name would be AUFS's, or longer than any filesystem holds."""
+    return not name.startswith(WHITEOUT_PREFIX) and len(encode(WHITEOUT_PREFIX + name)) <= MAX_NAME
 
 
 def _mark(directory: str, name: str) -> Entry:

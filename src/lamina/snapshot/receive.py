@@ -65,21 +65,26 @@ def adopt_layer(layers: LayerStore, diff_id: Digest, index: bytes, blob: Path | 
     """
     claimed = layers.claim(diff_id)
     assert claimed is not None
-    with claimed:
+    with claimed, claimed.staging() as staging:
         if not layers.has_index(diff_id):
-            with claimed.staging() as staging:
-                loaded = LayerIndex.from_bytes(index)
-                account = _Account()
-                account.content_size = sum(loaded.sizes)
-                (staging / "index").write_bytes(index)
-                (staging / "facts.json").write_bytes(
-                    facts_document(_facts(loaded, account, loaded.tar_size))
-                )
-                if blob is not None:
-                    with contextlib.suppress(OSError):  # another filesystem: the blob itself serves
-                        os.link(blob, staging / "tar", follow_symlinks=False)
-                claimed.publish(staging)
+            loaded = LayerIndex.from_bytes(index)
+            account = _Account()
+            account.content_size = sum(loaded.sizes)
+            (staging / "index").write_bytes(index)
+            (staging / "facts.json").write_bytes(facts_document(_facts(loaded, account, loaded.tar_size)))
+        if blob is not None and not _is_one_file(blob, layers.tar(diff_id)):
+            with contextlib.suppress(OSError):  # another filesystem: the blob itself serves
+                os.link(blob, staging / "tar", follow_symlinks=False)
+        claimed.publish(staging)
     return layers.facts(diff_id)
+
+
+def _is_one_file(blob: Path, tar: Path) -> bool:
+    """Not where the blob was written once more since the tar was its second name."""
+    try:
+        return os.path.samefile(blob, tar)
+    except FileNotFoundError:
+        return False
 
 
 def _is_made_of_tar(layers: LayerStore, claimed: LayerDirectory, wanted: Wanted) -> bool:
