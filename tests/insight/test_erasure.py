@@ -460,7 +460,7 @@ def test_too_deep_is_undecided() -> None:
         deep = gzip.compress(deep * 3)
     found = search_layers(layer_of({"deep.gz": deep}))
     assert found.findings == []
-    assert [gap.reason for gap in found.undecided] == ["gzip: more than 3 containers deep"]
+    assert [gap.reason for gap in found.undecided] == ["gzip: more than 3 archives deep"]
 
 
 def test_damaged_containers_are_noted_and_decide_nothing() -> None:

@@ -108,7 +108,7 @@ def test_depth() -> None:
     three = a_zip(**{"a.tgz": gzip.compress(tar_of({"x": DATA}))})
     assert search(three) == ([(("a.tgz", "x"), 700)], [])
     four = a_zip(**{"a.tgz": gzip.compress(tar_of({"x.gz": gzip.compress(DATA)}))})
-    assert search(four) == ([], [Trouble(trail=("a.tgz", "x.gz"), reason="gzip: more than 3 containers deep",
+    assert search(four) == ([], [Trouble(trail=("a.tgz", "x.gz"), reason="gzip: more than 3 archives deep",
                                          is_undecided=True)])
     assert search(four, NestedLimits(depth=4)) == ([(("a.tgz", "x.gz"), 700)], [])
 

@@ -112,7 +112,7 @@ class NestedSearch:
     def _open(self, stream: Readable, container: Container, trail: tuple[str, ...], depth: int) -> None:
         """A container at a depth, counted from 1: its content is searched, containers in it are opened."""
         if depth > self._limits.depth:
-            reason = f"{container}: more than {self._limits.depth} containers deep"
+            reason = f"{container}: more than {self._limits.depth} archives deep"
             self._note(trail, reason, is_undecided=True)
             return
         try:
