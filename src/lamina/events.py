@@ -28,6 +28,8 @@ class Action(StrEnum):
     PUSH_EXISTS = "Layer already exists"
     SQUASHING = "Squashing"
     SQUASHED = "Squash complete"
+    SEARCHING = "Searching"
+    SEARCHED = "Search complete"
     LOADING = "Loading layer"
     LOADED = "Loaded layer"
     NOTE = "Note"

@@ -16,7 +16,8 @@ from lamina.events import Action, Event, Report
 
 _FRAMES = 10  # a second
 _BAR = 50  # docker's width, given up on a narrow terminal
-_MOVING = (Action.DOWNLOADING, Action.PUSHING, Action.EXTRACTING, Action.LOADING, Action.SQUASHING)
+_MOVING = (Action.DOWNLOADING, Action.PUSHING, Action.EXTRACTING, Action.LOADING, Action.SQUASHING,
+           Action.SEARCHING)
 
 
 @dataclass(slots=True)

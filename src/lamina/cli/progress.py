@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 _ORDER = (
     (Action.PULLING_LAYER, Action.PREPARING, Action.LOADING),
     (Action.WAITING,),
-    (Action.DOWNLOADING, Action.PUSHING, Action.SQUASHING),
+    (Action.DOWNLOADING, Action.PUSHING, Action.SQUASHING, Action.SEARCHING),
     (Action.VERIFYING,),
     (Action.DOWNLOADED,),
     (Action.EXTRACTING,),
     (Action.PULLED, Action.EXISTS, Action.PUSHED, Action.MOUNTED, Action.PUSH_EXISTS, Action.LOADED,
-     Action.SQUASHED),
+     Action.SQUASHED, Action.SEARCHED),
 )
 RANK = {action: rank for rank, actions in enumerate(_ORDER) for action in actions}
 # Shown once, as they come; their subjects are not layers.

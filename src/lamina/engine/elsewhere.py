@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lamina.content.catalog import ImageRecord
 from lamina.content.collect import reachable
 from lamina.engine import images
+from lamina.engine.watching import watched
 from lamina.errors import LaminaError
 from lamina.insight.certificate import Elsewhere, ElsewhereKind
 from lamina.insight.documents import search_document
@@ -124,7 +125,7 @@ class _Elsewhere:
     ) -> None:
         matches = self._document(path) if size <= MAX_DOCUMENT else None
         if matches is None:
-            with open(path, "rb", buffering=0) as stream:
+            with watched(open(path, "rb", buffering=0), subject, size, self._engine.report) as stream:
                 found = search_stream(stream, size, self._wanted.needles, self._nested)
             matches = [("/".join(inside), match) for inside, match in found.matches]
             if kind is not ElsewhereKind.UNFINISHED:  # what is cut off is searched as far as it goes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import lamina
 from lamina.content.catalog import ImageRecord
 from lamina.engine.borrowing import borrowed
+from lamina.engine.watching import WatchedSource, watched
 from lamina.errors import InvalidInput, LaminaError
 from lamina.image import Image, Layer
 from lamina.insight.certificate import Certificate, Sought
@@ -49,7 +51,8 @@ def verify_erased(
 
 
 def content_of(engine: Engine) -> Content:
-    return Content(source=engine.store, index=_index_of(engine), kept_tar=_kept_tar(engine),
+    return Content(source=WatchedSource(engine.store, engine.report), index=_index_of(engine),
+                   kept_tar=_kept_tar(engine),
                    scratch=str(engine.root / "ingest"))
 
 
@@ -96,7 +99,8 @@ def _index_of(engine: Engine) -> Callable[[Image, Layer], LayerIndex]:
 def _kept_tar(engine: Engine) -> Callable[[Digest], BinaryIO | None]:
     def open_tar(diff_id: Digest) -> BinaryIO | None:
         with suppress(FileNotFoundError):
-            return open(engine.layers_store.tar(diff_id), "rb", buffering=0)
+            tar = open(engine.layers_store.tar(diff_id), "rb", buffering=0)  # noqa: SIM115 - the caller closes
+            return watched(tar, diff_id, os.fstat(tar.fileno()).st_size, engine.report)
         return None
 
     return open_tar
