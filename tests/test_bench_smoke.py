@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench import fixtures, recipes, startup, table
+from bench import fixtures, growth, recipes, squash, startup, table
 from bench.count import count
 
 TOP = Path(__file__).parents[1]
@@ -145,7 +145,7 @@ def test_results_go_between_the_comments_and_nowhere_else():
 
 def test_page_has_a_place_for_the_results():
     page = (TOP / "docs/performance.md").read_text()
-    for name in ("pull", "startup"):
+    for name in ("pull", "startup", "squash", "growth"):
         assert "| made |" in table.put_between(page, name, "| made |")
 
 
@@ -159,6 +159,44 @@ def test_startup_asks_an_engine_that_has_the_tags(tiny, tmp_path):
     shown = subprocess.run(images.words, env=dict(images.env), capture_output=True, text=True, check=True)
     assert sum(line.startswith("bench ") for line in shown.stdout.splitlines()) == 3
     assert "| lamina version |" in startup.markdown(walls)
+
+
+def test_growth_measures_what_it_says():
+    entries, seconds = growth.measure(600, rounds=1)
+    # 400 files in 4 directories; 200 of them again, 40 whiteouts, and the directories once more.
+    assert entries == 404 + 244
+    assert seconds > 0
+    assert "| 648 | " in growth.markdown([(entries, seconds)])
+
+
+def test_squash_table_divides_by_the_best_peer():
+    def row(*walls):
+        return {"version": "1", "trials": [{"sample": sample(wall), "settle": 0.5} for wall in walls]}
+
+    shown = squash.markdown({
+        "rounds": 3, "image": {"layers": 8, "name": "big", "uncompressed": 10**9, "entries": 1000},
+        "squashers": {"lamina erofs": row(2, 3, 90), "podman": row(20, 20, 1), "docker-squash": row(40, 40, 40),
+                      "buildah": {"left out": "not here", "trials": []}},
+    })
+    assert "| lamina erofs | 0.15 (3.0 s) | 3.5 s |" in shown
+    assert "| lamina erofs / podman | 0.25 | 0.150, met |" in shown
+    assert "| lamina erofs / docker-squash | 0.05 | 0.075, missed |" in shown
+    assert "buildah" not in shown
+
+
+@pytest.mark.privileged
+@pytest.mark.compat
+def test_squash_measures_every_squasher_and_finds_the_whole_image(tmp_path):
+    names = ["lamina overlay2", "lamina erofs", "podman", "buildah", "GNU tar"]
+    output = tmp_path / "squash.json"
+    arguments = ["--cache", str(tmp_path), "--image", "tiny", "--squashers", ",".join(names), "--rounds", "1",
+                 "--disk-size", "1", "--output", str(output)]
+    done = subprocess.run([sys.executable, "-m", "bench.squash", *arguments], cwd=TOP, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(output.read_text())["squashers"]
+    assert {name: row.get("left out") for name, row in rows.items()} == dict.fromkeys(names)
+    assert all(len(row["trials"]) == 1 for row in rows.values())
 
 
 @pytest.mark.privileged

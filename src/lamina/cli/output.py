@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lamina.cli.session import Refused
@@ -11,7 +11,7 @@ from lamina.cli.terminal import is_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import IO, BinaryIO
+    from typing import BinaryIO
 
     from lamina.cli.session import Session
 
@@ -29,81 +29,15 @@ def written(output: str, session: Session, verb: str, *, what: str = "an archive
         yield out
         out.flush()
         return
-    with _whole_file(output) as stream:
-        yield stream
+    from pathlib import Path
 
+    from lamina.content.wholefile import whole_file
 
-@contextmanager
-def _whole_file(output: str) -> Iterator[BinaryIO]:
-    if os.path.exists(output) and not os.path.isfile(output):  # /dev/null, a named pipe
-        with _naming(output):
-            device = open(output, "wb")  # noqa: SIM115 - closed below
-        with _closed(device):
-            yield from _flushed(device, output)
-        return
-    import tempfile
-
-    directory, name = os.path.split(os.path.abspath(output))
-    mode = 0o666 & ~_umask()
-    with _naming(directory):
-        temporary = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below
-            dir=directory, prefix=f".{name[:64]}.", delete=False
-        )
-    with _closed(temporary):
-        try:
-            yield from _flushed(temporary, output)
-            os.fchmod(temporary.fileno(), mode)
-            with _naming(output):
-                os.replace(temporary.name, output)
-        except BaseException:
-            os.unlink(temporary.name)
-            raise
-
-
-def _flushed(stream: IO[bytes], output: str) -> Iterator[BinaryIO]:
-    out = _NamedOutput(stream, output)
-    yield out  # type: ignore[misc]  # what archives need of a file
-    out.flush()
-
-
-@contextmanager
-def _closed(stream: IO[bytes]) -> Iterator[None]:
-    """Closing writes once more what could not be written, and would complain again."""
+    path = Path(output)
     try:
-        yield
-    finally:
-        with suppress(OSError):
-            stream.close()
-
-
-class _NamedOutput:
-    """A file given with ``-o``, whose failures cannot be taken for the state directory's."""
-
-    def __init__(self, stream: IO[bytes], name: str) -> None:
-        self._stream = stream
-        self._name = name
-
-    def write(self, chunk: bytes | memoryview) -> int:
-        with _naming(self._name):
-            return self._stream.write(chunk)
-
-    def flush(self) -> None:
-        with _naming(self._name):
-            self._stream.flush()
-
-    def writable(self) -> bool:
-        return True
-
-
-@contextmanager
-def _naming(path: str) -> Iterator[None]:
-    try:
-        yield
+        with whole_file(path) as stream:
+            yield stream
     except OSError as error:
-        raise Refused(f"{path}: {(error.strerror or str(error)).lower()}") from None
-
-
-def _umask() -> int:
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
+        if error.filename not in (str(path), os.path.realpath(path.parent)):
+            raise
+        raise Refused(f"{error.filename}: {(error.strerror or str(error)).lower()}") from None

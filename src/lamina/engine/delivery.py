@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from lamina.archive import ArchiveWriter
 from lamina.archive.directory import LayoutDirectory
 from lamina.content.collect import reachable
+from lamina.content.wholefile import whole_file
 from lamina.engine.landing import present, without_foreign
 from lamina.engine.locations import ARCHIVES, Location, Transport
 from lamina.errors import InvalidInput
@@ -45,7 +44,7 @@ def deliver(engine: Engine, root: Descriptor, location: Location, *, compression
         _push(engine, root, Reference.parse(location.name).with_default_tag(), compression)
     elif location.transport in ARCHIVES:
         assert location.path is not None
-        with _whole_file(location.path) as out:
+        with whole_file(location.path) as out:
             writer = ArchiveWriter(out, location.transport.value)
             writer.add(engine.store, root, _names(location))
             writer.finish()
@@ -88,35 +87,10 @@ def _names(location: Location) -> tuple[str, ...]:
 
 
 @contextmanager
-def _whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Under its name when it is whole and on disk, and not at all after a failure.
-
-    What is there and no file, such as a named pipe, is written to and never replaced.
-    """
-    if path.exists() and not path.is_file():
-        with _naming(path), open(path, "wb") as device:
-            yield device
-        return
-    path = Path(os.path.realpath(path))  # where a symlink leads, /dev/stdout for one
-    temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}")
-    try:
-        with _naming(path, temporary):
-            with open(temporary, "xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """A disk that is full, or a directory that is not ours, is told of this file, not of the store."""
+def _naming(path: Path) -> Iterator[None]:
+    """A disk that is full is told of this place, not of the store."""
     try:
         yield
     except OSError as error:
-        if error.filename in (None, temporary, str(temporary)):
-            error.filename = str(path)
+        error.filename = error.filename or str(path)
         raise
