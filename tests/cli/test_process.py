@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,27 @@ def test_ctrl_c_is_130_and_one_line(tmp_path: Path) -> None:
     out, err = process.communicate()
     assert (process.returncode, out) == (130, b"")
     assert err.decode().strip() == "lamina: interrupted"
+
+
+@pytest.mark.parametrize("comes", [
+    "exec('raise KeyboardInterrupt')",  # as while a dataclass is made: CPython would then end by the signal itself
+    "type('Made', (), {'field': Named()})",  # as in __set_name__, which Python 3.11 reports as an error of its own
+])
+def test_an_interrupt_ends_with_130_wherever_it_comes(tmp_path: Path, comes: str) -> None:
+    code = textwrap.dedent(f"""
+        import lamina.cli.dispatch as dispatch
+        from lamina.cli.main import run
+        class Named:
+            def __set_name__(self, owner, name):
+                raise KeyboardInterrupt
+        dispatch._dispatch = lambda *words: {comes}
+        run()
+    """)
+    (tmp_path / "interrupted.py").write_text(code)  # a module, since `python -m` looks at what happened on the way
+    done = subprocess.run([sys.executable, "-m", "interrupted", "load"], env=environ(tmp_path), cwd=tmp_path,
+                          capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.strip() == "lamina: interrupted"
 
 
 def test_serve_says_where_and_ends_with_its_signal(tmp_path: Path) -> None:
