@@ -114,6 +114,12 @@ def test_version(command: Command, words: tuple[str, ...]) -> None:
     assert command(*words).out == f"lamina version {lamina.__version__}\n"
 
 
+def test_version_names_the_interpreter(command: Command) -> None:
+    import platform
+
+    assert command("version", "--format", "{{.Python}}").out == f"{platform.python_version()} (cpython)\n"
+
+
 # -- errors
 
 

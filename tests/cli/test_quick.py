@@ -132,7 +132,7 @@ def test_images_imports_next_to_nothing(root: Path) -> None:
 @pytest.mark.parametrize("words", [("version",), ("help",), ("help", "pull"), ("completion", "bash")], ids=" ".join)
 def test_words_alone_import_no_engine(root: Path, words: tuple[str, ...]) -> None:
     assert not modules_after(*words, root=root) & {
-        "lamina.engine.engine", "sqlite3", "http.client", "ssl", "rich", "asyncio", "lamina.snapshot.snapshotter",
+        "lamina.engine.engine", "sqlite3", "http.client", "ssl", "rich", "asyncio", "lamina.snapshot.snapshotter", "platform",
     }
 
 
