@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lamina.cli.arguments import UsageError
-from lamina.cli.explain import shortened
-from lamina.cli.images import short_id
+from lamina.cli.explain import shortened, spell_digest, spell_instruction, spell_number, spell_size
 from lamina.cli.listing import Listing, show
 from lamina.cli.quantity import human_size, minute_of
 from lamina.cli.registry import PLATFORM_HELP, platform_of
@@ -63,9 +62,9 @@ def _show(found: Comparison, arguments: Arguments, session: Session) -> None:
     if form == "json":
         session.print(json_text(document_of(arguments.before, arguments.after, found), indent=2))
     elif arguments.by == "layer":
-        listing = Listing(_LAYER_HEADINGS, spell={"Before": _number, "After": _number, "DiffID": _short,
-                                                  "Size": _size, "Instruction": _brief},
-                          right=("Before", "After", "Size"))
+        spell = {"Before": spell_number, "After": spell_number, "DiffID": spell_digest,
+                 "Size": spell_size, "Instruction": spell_instruction}
+        listing = Listing(_LAYER_HEADINGS, spell=spell, right=("Before", "After", "Size"))
         show(session, listing, map(_layer_row, found.layers), form)
         if not form:
             session.print(layer_total(found.layers))
@@ -225,23 +224,6 @@ def document_of(before: str, after: str, found: Comparison) -> dict[str, Any]:
         "Layers": [dict(_layer_row(layer)) for layer in found.layers],
         "Config": [_config_row(setting) for setting in found.config],
     }
-
-
-def _size(size: object) -> str:
-    assert isinstance(size, int)
-    return human_size(size)
-
-
-def _number(value: object) -> str:
-    return "-" if value is None else str(value)
-
-
-def _short(digest: object) -> str:
-    return short_id(str(digest))
-
-
-def _brief(instruction: object) -> str:
-    return shortened(str(instruction))
 
 
 DIFF = Verb(

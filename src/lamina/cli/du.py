@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lamina.cli.arguments import UsageError
-from lamina.cli.explain import shortened
+from lamina.cli.explain import shortened, spell_size
 from lamina.cli.listing import Listing, show
 from lamina.cli.quantity import human_size
 from lamina.cli.registry import PLATFORM_HELP, platform_of
@@ -74,7 +74,7 @@ def _show(rows: Sequence[Portion], arguments: Arguments, session: Session) -> No
     from lamina.insight.usage import merge
 
     columns = ["Size", "Files", "Name"]
-    spell: dict[str, Callable[[object], str]] = {"Size": _size, "Hidden": _size, "Layer": _number}
+    spell: dict[str, Callable[[object], str]] = {"Size": spell_size, "Hidden": spell_size, "Layer": _number}
     if arguments.by in ("layer", "instruction"):
         spell["Name"] = lambda text: shortened(str(text)) or "(its history does not say)"
     if arguments.hidden:
@@ -105,11 +105,6 @@ def _total(whole: Portion, *, is_hidden: bool) -> str:
         total = human_size(whole.bytes + whole.hidden_bytes)
         text += f", and {human_size(whole.hidden_bytes)} that no container sees: {total} stored"
     return text
-
-
-def _size(size: object) -> str:
-    assert isinstance(size, int)
-    return human_size(size)
 
 
 def _number(value: object) -> str:

@@ -27,9 +27,13 @@ def shortened(instruction: str) -> str:
     return text if len(text) <= _INSTRUCTION_WIDTH else text[: _INSTRUCTION_WIDTH - 1] + "…"
 
 
-def _size(size: object) -> str:
+def spell_size(size: object) -> str:
     assert isinstance(size, int)
     return human_size(size)
+
+
+def spell_number(value: object) -> str:
+    return "-" if value is None else str(value)
 
 
 def _names(names: object) -> str:
@@ -37,11 +41,11 @@ def _names(names: object) -> str:
     return ", ".join(map(str, names)) or "-"
 
 
-def _short(digest: object) -> str:
+def spell_digest(digest: object) -> str:
     return short_id(str(digest))
 
 
-def _brief(instruction: object) -> str:
+def spell_instruction(instruction: object) -> str:
     return shortened(str(instruction))
 
 
@@ -65,9 +69,11 @@ def _layers_arguments(parser: VerbParser) -> None:
 def _layers(arguments: Arguments, session: Session) -> None:
     with session.engine() as engine:
         layers = engine.layers(arguments.name)
-    spell: dict[str, Callable[[object], str]] = {"Compressed": _size, "Size": _size, "SharedWith": _names}
+    spell: dict[str, Callable[[object], str]] = {
+        "Compressed": spell_size, "Size": spell_size, "SharedWith": _names,
+    }
     if not arguments.no_trunc:
-        spell |= {"DiffID": _short, "Digest": _short, "Instruction": _brief}
+        spell |= {"DiffID": spell_digest, "Digest": spell_digest, "Instruction": spell_instruction}
     listing = Listing(LAYER_HEADINGS, _LAYER_COLUMNS, spell=spell,
                       right=("Layer", "Compressed", "Size", "Added", "Changed", "Hidden"))
     show(session, listing, map(_layer_row, layers), arguments.format)
@@ -204,9 +210,9 @@ def _obscured_arguments(parser: VerbParser) -> None:
 def _obscured(arguments: Arguments, session: Session) -> None:
     with session.engine() as engine:
         found = engine.obscured(arguments.name)
-    spell: dict[str, Callable[[object], str]] = {"Size": _size}
+    spell: dict[str, Callable[[object], str]] = {"Size": spell_size}
     if not arguments.no_trunc:
-        spell["HiddenByInstruction"] = _brief
+        spell["HiddenByInstruction"] = spell_instruction
     listing = Listing(
         OBSCURED_HEADINGS, ("Path", "Size", "Layer", "HiddenBy", "Reason", "HiddenByInstruction"),
         spell=spell, right=("Size", "Layer", "HiddenBy"),

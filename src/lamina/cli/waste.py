@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lamina.cli.arguments import UsageError, parse_size
+from lamina.cli.explain import spell_number, spell_size
 from lamina.cli.listing import Listing, show
 from lamina.cli.quantity import human_size
 from lamina.cli.registry import PLATFORM_HELP, platform_of
@@ -113,7 +114,9 @@ def _show(found: Waste, arguments: Arguments, session: Session) -> None:
         return
     is_table = not form or form.startswith("table")
     groups = alone(found.items) if arguments.no_group else group_items(found.items)
-    spell: dict[str, Callable[[object], str]] = {"Size": _size, "Other": _number, "Changed": _listed}
+    spell: dict[str, Callable[[object], str]] = {
+        "Size": spell_size, "Other": spell_number, "Changed": _listed,
+    }
     if not arguments.no_trunc:
         spell["Fix"] = _brief
     listing = Listing(HEADINGS, _COLUMNS, spell=spell, right=("Size", "Files", "Layer", "Other"))
@@ -186,15 +189,6 @@ def _by_kind(items: Iterable[WasteItem]) -> dict[str, dict[str, int]]:
         row["Files"] += 1
         row["Bytes"] += item.bytes
     return counts
-
-
-def _size(size: object) -> str:
-    assert isinstance(size, int)
-    return human_size(size)
-
-
-def _number(value: object) -> str:
-    return "-" if value is None else str(value)
 
 
 def _listed(value: object) -> str:

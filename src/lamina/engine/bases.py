@@ -10,7 +10,7 @@ from lamina.content.catalog import ImageRecord
 from lamina.engine import images
 from lamina.engine.borrowing import opened
 from lamina.engine.locations import parse_location
-from lamina.errors import InvalidInput, LaminaError
+from lamina.errors import InvalidInput
 from lamina.image import Image
 from lamina.oci.digest import Digest
 from lamina.oci.reference import InvalidReference, Reference
@@ -76,7 +76,7 @@ def kept_base(engine: Engine, image: Image, layers: int) -> Base:
     wanted = image.config.diff_ids[:layers]
     for record in engine.store.catalog.records():
         if _diff_ids(engine, record) == wanted:
-            return Base(layers=layers, id=str(record.config), found=_shown(record))
+            return Base(layers=layers, id=str(record.config), found=images.shown_name(record))
     chain = image.chain_ids[layers - 1]
     return Base(layers=layers, id=str(chain), found="")
 
@@ -101,18 +101,12 @@ def _as_base(engine: Engine, image: Image, record: ImageRecord, how: str) -> Bas
     diff_ids = _diff_ids(engine, record)
     if not diff_ids or not _begins_with(image.config.diff_ids, diff_ids):
         return None
-    return Base(layers=len(diff_ids), id=str(record.config), found=f"{_shown(record)}, {how}")
+    return Base(layers=len(diff_ids), id=str(record.config), found=f"{images.shown_name(record)}, {how}")
 
 
 def _diff_ids(engine: Engine, record: ImageRecord) -> tuple[Digest, ...]:
-    try:
-        return images.load_record(engine, record).config.diff_ids
-    except LaminaError:  # an artifact, or damaged: no base of anything
-        return ()
-
-
-def _shown(record: ImageRecord) -> str:
-    return Reference.parse(record.names[0]).familiar if record.names else record.config.short
+    image = images.load_sound(engine, record)
+    return image.config.diff_ids if image is not None else ()  # what is no image is no base either
 
 
 def _begins_with(stack: Sequence[Digest], base: Sequence[Digest]) -> bool:

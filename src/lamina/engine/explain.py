@@ -13,7 +13,6 @@ from lamina.insight.provenance import Blame, LayerSummary, Obscured
 from lamina.layer.entry import Entry, Kind, normalise
 from lamina.layer.tree import Tree
 from lamina.oci.digest import Digest
-from lamina.oci.reference import Reference
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine
@@ -154,8 +153,7 @@ def sharing(engine: Engine, image: Image) -> dict[Digest, tuple[str, ...]]:
             continue
         other = images.load_record(engine, record).config
         for diff_id in mine.intersection(other.diff_ids):
-            shown = Reference.parse(record.names[0]).familiar if record.names else record.config.short
-            found.setdefault(diff_id, []).append(shown)
+            found.setdefault(diff_id, []).append(images.shown_name(record))
     return {diff_id: tuple(sorted(names)) for diff_id, names in found.items()}
 
 

@@ -29,7 +29,7 @@ from lamina.content.lease import live_content
 from lamina.engine import images
 from lamina.engine.lookup import find_image
 from lamina.engine.mounts import forget_gone, mounted_ids
-from lamina.errors import Conflict, InvalidInput, LaminaError
+from lamina.errors import Conflict, InvalidInput
 from lamina.oci.config import ImageConfig
 from lamina.oci.descriptor import Descriptor
 from lamina.oci.digest import Digest
@@ -272,10 +272,10 @@ def configs_of(engine: Engine, roots: Sequence[Descriptor]) -> list[ImageConfig]
 
 
 def _config(engine: Engine, record: ImageRecord) -> ImageConfig:
-    try:
-        return images.load_record(engine, record).config
-    except LaminaError:  # an artifact, or an image that `check` will complain about: it holds no layers
+    image = images.load_sound(engine, record)
+    if image is None:  # it holds no layers
         return ImageConfig.build({"rootfs": {"type": "layers", "diff_ids": []}})
+    return image.config
 
 
 def _leftovers(engine: Engine) -> _Leftovers:

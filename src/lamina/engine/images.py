@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lamina.content.catalog import ImageRecord
 from lamina.content.store import BlobNotFound
 from lamina.engine.lookup import find_image
-from lamina.errors import InvalidInput
+from lamina.errors import InvalidInput, LaminaError
 from lamina.image import Image
 from lamina.oci.digest import Digest
 from lamina.oci.reference import InvalidReference, Reference
@@ -76,6 +76,11 @@ def load(engine: Engine, name: str) -> Image:
     return load_record(engine, find_image(engine.store.catalog, name))
 
 
+def shown_name(record: ImageRecord) -> str:
+    """What people call an image here: its first name, or its ID."""
+    return Reference.parse(record.names[0]).familiar if record.names else record.config.short
+
+
 def load_record(engine: Engine, record: ImageRecord) -> Image:
     """The platform that stands for the image here, whatever else its index lists."""
     manifest = replace(record.descriptor, digest=record.manifest)
@@ -89,6 +94,14 @@ def load_record(engine: Engine, record: ImageRecord) -> Image:
             raise BlobNotFound(f"{record.manifest}: this manifest is missing; pull the image again")
         manifest = here[0]
     return Image.load(engine.store, manifest, None)
+
+
+def load_sound(engine: Engine, record: ImageRecord) -> Image | None:
+    """``None`` for an artifact, and for an image that ``check`` will complain about."""
+    try:
+        return load_record(engine, record)
+    except LaminaError:
+        return None
 
 
 def inspect(engine: Engine, name: str) -> dict[str, Any]:

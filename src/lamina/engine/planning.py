@@ -11,11 +11,11 @@ from lamina.content.catalog import ImageRecord
 from lamina.engine.borrowing import borrowed
 from lamina.engine.delivery import check_target
 from lamina.engine.explain import open_tree
-from lamina.engine.images import load_record
+from lamina.engine.images import load_record, load_sound, shown_name
 from lamina.engine.locations import parse_location
 from lamina.engine.merging import SquashOptions
 from lamina.engine.squashing import Squashed, squash
-from lamina.errors import InvalidInput, LaminaError
+from lamina.errors import InvalidInput
 from lamina.image import Image
 from lamina.insight.planner import WORTH, Plan, PlannedImage, PlannedLayer, plan_squashes
 from lamina.oci.descriptor import INDEXES
@@ -74,7 +74,8 @@ def _chosen(
     if not wanted:
         wanted = [
             (Reference.parse(record.names[0]).familiar, 1)
-            for record in engine.store.catalog.records() if record.names and _is_image(engine, record)
+            for record in engine.store.catalog.records()
+            if record.names and load_sound(engine, record) is not None
         ]
     found: dict[Digest, tuple[str, int, ImageRecord]] = {}
     with ExitStack() as stack:
@@ -83,14 +84,6 @@ def _chosen(
             first, before, _record = found.get(record.config, (name, 0, record))
             found[record.config] = (first, before + pulls, record)
         yield list(found.values())
-
-
-def _is_image(engine: Engine, record: ImageRecord) -> bool:
-    try:
-        load_record(engine, record)
-    except LaminaError:  # an artifact, or one that `check` will complain about
-        return False
-    return True
 
 
 def _planned(engine: Engine, name: str, pulls: int, record: ImageRecord) -> PlannedImage:
@@ -102,11 +95,10 @@ def _bystanders(engine: Engine, chosen: set[Digest]) -> Iterator[PlannedImage]:
     """The other images here, for what they share alone."""
     seen = set(chosen)
     for record in engine.store.catalog.records():
-        if record.config not in seen and _is_image(engine, record):
+        image = load_sound(engine, record) if record.config not in seen else None
+        if image is not None:
             seen.add(record.config)
-            image = load_record(engine, record)
-            shown = Reference.parse(record.names[0]).familiar if record.names else record.config.short
-            yield PlannedImage(name=shown, pulls=0, layers=_layers(image))
+            yield PlannedImage(name=shown_name(record), pulls=0, layers=_layers(image))
 
 
 def _layers(image: Image) -> list[PlannedLayer]:
