@@ -28,9 +28,9 @@ SOURCE = "io.lamina.squash.source"
 SOURCE_IMAGE = "io.lamina.squash.image"
 MERGED_LAYERS = "io.lamina.squash.layers"
 REDACTED = "[redacted]"
-# Where a config holds what people wrote. The rest are digests, numbers and names of platforms.
 # Times, which other engines insist on, and digests.
 _NOT_WRITTEN = frozenset({"created", BASE_DIGEST, SOURCE, SOURCE_IMAGE, MERGED_LAYERS})
+# Where a config holds what people wrote. The rest are digests, numbers and names of platforms.
 _WRITTEN = ("author", "comment", "config", "container_config", "history")
 
 

@@ -672,3 +672,11 @@ def test_history_that_is_silent_or_longer(engine: Engine) -> None:
         assert lines[2] is not None
         assert lines[2].comment.startswith("merge sha256:"), number
         json.dumps(engine.inspect("out:1"))
+
+
+def test_another_image_without_its_config_is_in_nobodys_way(engine: Engine, app: str) -> None:
+    other = make_image([make_layer([file("other", b"4")])])
+    named(other, engine, "other:1")
+    engine.store.blob_path(other.manifest.config.digest).unlink()
+    assert engine.layers(app)[0].shared_with[-1] == "base:1"
+    assert squash(engine, app).images[0].shared_with == ()

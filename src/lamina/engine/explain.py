@@ -149,10 +149,8 @@ def sharing(engine: Engine, image: Image) -> dict[Digest, tuple[str, ...]]:
     mine = {layer.diff_id for layer in image.layers}
     found: dict[Digest, list[str]] = {}
     for record in engine.store.catalog.records():
-        if record.config == image.config.digest:
-            continue
-        other = images.load_record(engine, record).config
-        for diff_id in mine.intersection(other.diff_ids):
+        other = images.load_sound(engine, record) if record.config != image.config.digest else None
+        for diff_id in mine.intersection(other.config.diff_ids) if other is not None else ():
             found.setdefault(diff_id, []).append(images.shown_name(record))
     return {diff_id: tuple(sorted(names)) for diff_id, names in found.items()}
 
