@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
-from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
 from lamina.content.store import CHUNK, ContentStore, Fetcher, VerifyingReader, read_all, verified
@@ -37,6 +36,7 @@ from lamina.oci.descriptor import (
 )
 from lamina.oci.digest import Digest, Digester
 from lamina.oci.manifest import MAX_DOCUMENT, Index, dump_document, parse_document
+from lamina.values import replace
 
 # (diff id, compression) -> the blob that a layer became. A dictionary will do.
 Memory = MutableMapping[tuple[Digest, Compression], Descriptor]

@@ -7,7 +7,6 @@ Layers stay where they are until somebody opens their descriptors.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 
 from lamina.content.store import Fetcher, read_all
 from lamina.errors import IntegrityError, InvalidInput, NotFound, Unsupported
@@ -15,6 +14,7 @@ from lamina.oci.config import History, ImageConfig
 from lamina.oci.descriptor import CONFIGS, INDEXES, MANIFESTS, Descriptor, Platform
 from lamina.oci.digest import Digest
 from lamina.oci.manifest import MAX_DOCUMENT, Index, Manifest, parse_graph_node
+from lamina.values import dataclass, field, replace
 
 # An index of indexes exists in the wild; deeper ones only in attacks (SECURITY: loops and depth).
 MAX_INDEX_DEPTH = 4

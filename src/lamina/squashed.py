@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from lamina.convert import in_line_of, in_one_family
@@ -19,6 +18,7 @@ from lamina.oci.config import ImageConfig
 from lamina.oci.descriptor import Descriptor
 from lamina.oci.digest import Digest
 from lamina.oci.manifest import Manifest, dump_document, parse_document
+from lamina.values import dataclass
 
 # image-spec annotations.md: true no longer of an image that shares no layer with its base.
 BASE_DIGEST = "org.opencontainers.image.base.digest"

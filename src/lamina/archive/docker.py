@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from lamina.archive.layout import ArchivedImage, is_whole_name, open_member, read_document
@@ -23,6 +22,7 @@ from lamina.oci.config import ImageConfig
 from lamina.oci.descriptor import DOCKER_CONFIG, DOCKER_MANIFEST, OCI_CONFIG, OCI_MANIFEST, Descriptor
 from lamina.oci.digest import Digest, Digester
 from lamina.oci.manifest import MAX_LAYERS, Manifest, parse_document
+from lamina.values import dataclass, field
 
 MANIFEST = "manifest.json"
 REPOSITORIES = "repositories"

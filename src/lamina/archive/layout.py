@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from typing import BinaryIO, NamedTuple
 
 from lamina.archive.members import InvalidArchive, MemberNotFound, Members
@@ -14,6 +13,7 @@ from lamina.oci.descriptor import GRAPH_NODES, OCI_INDEX, Descriptor
 from lamina.oci.digest import Digest
 from lamina.oci.manifest import MAX_DOCUMENT, Index, InvalidManifest, parse_graph_node
 from lamina.oci.reference import InvalidReference, Reference
+from lamina.values import dataclass, field, replace
 
 REF_NAME = "org.opencontainers.image.ref.name"
 # containerd's and docker's, which hold the whole name where theirs of the spec may hold the tag alone.

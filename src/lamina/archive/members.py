@@ -11,13 +11,13 @@ import io
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from lamina.errors import InvalidInput, NotFound
 from lamina.layer.entry import InvalidLayer, Kind, PathEscapes, normalise
 from lamina.layer.tarstream import TarReader
+from lamina.values import dataclass
 
 # A docker-archive has about four members a layer; the fullest registry mirror seen has 40,000 blobs.
 MAX_MEMBERS = 500_000

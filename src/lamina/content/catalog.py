@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from lamina.content.state import State
 from lamina.oci.descriptor import Descriptor
 from lamina.oci.digest import Digest
+from lamina.values import dataclass
 
 _COLUMNS = (
     "i.digest, i.media_type, i.size, i.manifest, i.config, i.platform, i.created, i.content_size, "

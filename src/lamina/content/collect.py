@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 
 from lamina.content.lease import live_content
 from lamina.content.local import LocalStore
@@ -17,6 +16,7 @@ from lamina.errors import InvalidInput
 from lamina.oci.descriptor import GRAPH_NODES, Descriptor
 from lamina.oci.digest import Digest, Digester
 from lamina.oci.manifest import parse_graph_node, successors
+from lamina.values import dataclass
 
 # A blob lands before the document that reaches it: young ones get the benefit of the doubt.
 GRACE_SECONDS = 60.0

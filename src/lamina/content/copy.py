@@ -11,7 +11,6 @@ import contextlib
 import io
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import BinaryIO, Protocol, runtime_checkable
 
@@ -32,6 +31,7 @@ from lamina.events import Action, Event, Report, silent
 from lamina.oci.descriptor import GRAPH_NODES, Descriptor
 from lamina.oci.digest import Digest
 from lamina.oci.manifest import MAX_DOCUMENT, successors
+from lamina.values import dataclass, field
 
 # An index of indexes is legal; nobody nests deeper than two (SECURITY: a registry that answers by tag
 # could otherwise lead on for ever).

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from pathlib import Path
 
 
@@ -39,7 +38,7 @@ def publish(source: Path, target: Path) -> None:
 
 def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replaces a small file whole: readers see the old bytes or the new ones, also after a crash."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with open(descriptor, "wb") as file:

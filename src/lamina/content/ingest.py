@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from pathlib import Path
 from typing import Self
 
@@ -35,6 +34,8 @@ class IngestDirectory:
         return self.path / _DATA
 
     def remove(self) -> None:
+        import shutil  # noqa: PLC0415 - it brings bz2 and lzma, and few commands ingest
+
         shutil.rmtree(self.path, ignore_errors=True)
 
     def close(self) -> None:

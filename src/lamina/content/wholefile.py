@@ -6,7 +6,6 @@ The store's own files go through ``durable``: those must survive a power cut, th
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,7 +27,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         with _closed(device):
             yield from _flushed(device, path)
         return
-    temporary = target.with_name(f".{target.name[:64]}.{secrets.token_hex(8)}")
+    temporary = target.with_name(f".{target.name[:64]}.{os.urandom(8).hex()}")
     with _naming(temporary.parent):
         file = open(temporary, "xb")  # noqa: SIM115 - closed below
     try:

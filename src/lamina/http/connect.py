@@ -6,7 +6,6 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from lamina.http.message import (
     ConnectFailed,
@@ -21,6 +20,7 @@ from lamina.http.message import (
 )
 from lamina.http.proxy import Proxy
 from lamina.http.tunnel import TlsOverTls
+from lamina.values import dataclass
 
 # A proxy's answer to CONNECT: a status line and a few headers.
 _MAX_CONNECT_ANSWER = 16 << 10

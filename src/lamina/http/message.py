@@ -11,12 +11,12 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple, Protocol, Self
 from urllib.parse import SplitResult, urlsplit
 
 from lamina.errors import InvalidInput, Unavailable
 from lamina.http.trust import Trust
+from lamina.values import dataclass, field
 
 # RFC 9110 section 5.6.2: what a header's name is made of.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from lamina.errors import InvalidInput
 from lamina.http.message import Origin
+from lamina.values import dataclass, field
 
 
 class InvalidProxy(InvalidInput):

@@ -17,13 +17,13 @@ import stat
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any, BinaryIO, Self, cast
 
 import h11
 
 from lamina.http.message import BrokenConnection, Headers, Request, Response, TimedOut
+from lamina.values import dataclass
 
 Application = Callable[[Request], Response]
 

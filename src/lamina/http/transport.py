@@ -18,7 +18,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, BinaryIO, Self, cast
 
 from lamina.http.chunked import ChunkedReader
@@ -39,6 +38,7 @@ from lamina.http.message import (
 )
 from lamina.http.proxy import Proxy, ProxyRules
 from lamina.http.trust import SystemAuthorities, Trust, make_context
+from lamina.values import dataclass
 
 CHUNK = 1 << 20
 # sendall's timeout is for the whole call (socket.rst, "sendall"): small pieces let slow lines be slow.

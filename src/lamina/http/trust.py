@@ -6,10 +6,10 @@ TLS 1.2 is the floor (RFC 8996 retired what came before).
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamina.errors import InvalidInput
+from lamina.values import dataclass
 
 if TYPE_CHECKING:
     import ssl

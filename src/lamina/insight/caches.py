@@ -8,7 +8,8 @@ large.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from lamina.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

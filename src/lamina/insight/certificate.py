@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from lamina.insight.erasure import Gap, Searched
 from lamina.oci.digest import Digest
+from lamina.values import dataclass
 
 NOTICE = (
     "Copies that were pushed or pulled before live on in registries and on other machines: a secret that was "

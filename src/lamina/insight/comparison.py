@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -19,6 +18,7 @@ from lamina.insight.survey import OpenData, Place, hash_contents
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.tree import Node, Tree
 from lamina.oci.digest import Digest
+from lamina.values import dataclass
 
 _DEVICES = (Kind.CHAR, Kind.BLOCK)
 # Of the config's own object, what people set in a Dockerfile. Sets are objects with empty values.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from lamina.insight.needles import Needle
 from lamina.insight.places import Place
 from lamina.insight.scan import Match, scan
+from lamina.values import dataclass
 
 _LONGEST_FIELD = 200
 

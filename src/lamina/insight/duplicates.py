@@ -6,11 +6,11 @@ Only files whose sizes are equal can hold the same, and only those are read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from lamina.insight.survey import LiveFile, OpenData, Place, hash_contents, place_of
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.tree import Hidden, Reason, Tree, shown_xattrs
+from lamina.values import dataclass
 
 # Smaller files are the same by chance (licences, empty modules), and a link takes a block of its own.
 MIN_DUPLICATE = 4096

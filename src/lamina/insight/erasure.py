@@ -8,7 +8,6 @@ What was not here, or could not be read, is said.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from lamina.content.store import Fetcher, read_all, verified
@@ -30,6 +29,7 @@ from lamina.layer.tree import Hider
 from lamina.oci.descriptor import CONFIGS, FOREIGN_LAYERS, GRAPH_NODES, INDEXES, LAYERS, Descriptor
 from lamina.oci.digest import Digest
 from lamina.oci.manifest import MAX_DOCUMENT, Index, Manifest, parse_graph_node
+from lamina.values import dataclass, field, replace
 
 # A certificate is for reading; who has more than this to erase knows enough.
 MAX_FINDINGS = 1000

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from lamina.insight.waste import WasteItem, WasteKind
+from lamina.values import dataclass
 
 # How many names of a path tell directories apart: /usr/lib and /usr/share are, their subdirectories are not.
 _DEPTH = 2

@@ -8,7 +8,6 @@ image's is worth nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from lamina.errors import IntegrityError, LaminaError
@@ -23,6 +22,7 @@ from lamina.layer.index import LayerIndex
 from lamina.layer.tarheader import BLOCK
 from lamina.oci.descriptor import Descriptor
 from lamina.oci.digest import Digest, Digester
+from lamina.values import dataclass, field
 
 _CHUNK = 1 << 20
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from lamina.content.store import read_all
@@ -28,6 +27,7 @@ from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
 from lamina.oci.digest import Digest
 from lamina.oci.manifest import MAX_DOCUMENT
+from lamina.values import dataclass, replace
 
 OpenData = Callable[[int, Entry], BinaryIO]
 

@@ -13,12 +13,12 @@ import re
 import urllib.parse
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
 from lamina.errors import InvalidInput
 from lamina.insight.wrapped import WrappedText
+from lamina.values import dataclass, field, replace
 
 MIN_SECRET = 4  # shorter ones are in every image, by chance
 MAX_SECRET = 1 << 20

@@ -10,7 +10,6 @@ from __future__ import annotations
 import tempfile
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import IO, cast
 
 from lamina.insight.inflating import HEAD, Container, NeedsMemory, container_of, inflated
@@ -20,6 +19,7 @@ from lamina.insight.scan import MAX_MATCHES, Match, Scanner
 from lamina.insight.zipped import DirectoryTooLarge, is_stored, open_members
 from lamina.layer.entry import InvalidLayer, PathEscapes
 from lamina.layer.tarstream import TarLimits, TarReader
+from lamina.values import dataclass, field, replace
 
 DEPTH = 3
 # Of one file and of one sort, told at most: a zip of a million damaged members is one damaged zip.

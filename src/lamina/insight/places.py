@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
 from lamina.layer.entry import Entry, InvalidLayer, Kind, PathEscapes
 from lamina.layer.index import LayerIndex
 from lamina.layer.tree import Hider, Tree
+from lamina.values import dataclass
 
 
 class Place(StrEnum):

@@ -14,7 +14,6 @@ that a later layer of the range hides; they are estimated from the files' sizes 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from heapq import heapify, heappop, heappush
 from itertools import accumulate, pairwise
@@ -22,6 +21,7 @@ from operator import add
 
 from lamina.errors import InvalidInput
 from lamina.oci.digest import Digest
+from lamina.values import dataclass, field
 
 # What a merge must save in all, in bytes, for each layer that is lost with it.
 WORTH = 1_000_000

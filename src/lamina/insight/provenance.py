@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from lamina.image import Image
 from lamina.insight.instruction import instruction_of
 from lamina.layer.entry import Kind
 from lamina.layer.tree import Hider, Reason, Trace, Tree
 from lamina.oci.digest import Digest
+from lamina.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

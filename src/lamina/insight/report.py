@@ -10,7 +10,6 @@ import heapq
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from lamina.image import Image
@@ -21,6 +20,7 @@ from lamina.insight.waste import Waste, WasteItem, WasteKind
 from lamina.layer.entry import Kind
 from lamina.layer.tree import Reason, Tree
 from lamina.oci.digest import Digest
+from lamina.values import dataclass
 
 MAX_ROWS = 500
 MAX_FILES = 20  # of one layer, or of one piece of advice

@@ -7,7 +7,8 @@ expression is tried at each. What the group ``secret`` matches is the secret, or
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from lamina.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,9 @@ decision on the erasure certificate.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from lamina.insight.needles import PATTERN_REACH, Needle, Search
+from lamina.values import dataclass
 
 BLOCK = 1 << 20
 # Of one search in one stream: who fills a file with the secret must not fill our memory with it.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.tree import Hidden, Tree
+from lamina.values import dataclass
 
 # Layer number, counted from the base, and an entry of that layer, to the content of the file.
 OpenData = Callable[[int, Entry], BinaryIO]

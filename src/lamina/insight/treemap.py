@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 from lamina.layer.entry import Kind
+from lamina.values import dataclass, replace
 
 # About 800 kB of JSON. Every file of most images, the bulk of the largest ones.
 MAX_NODES = 10_000

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 
 from lamina.image import Image
 from lamina.insight.instruction import instruction_of
 from lamina.insight.survey import survey
 from lamina.layer.tree import Tree
+from lamina.values import dataclass
 
 NO_EXTENSION = "(none)"
 _VERSION = re.compile(r"(?:\.\d+)+$")  # libssl.so.3 is a .so

@@ -10,7 +10,6 @@ The first that applies counts, so no byte counts twice.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 
 from lamina.image import Image
@@ -20,6 +19,7 @@ from lamina.insight.duplicates import Copies, changes, find_copies
 from lamina.insight.instruction import instruction_of
 from lamina.insight.survey import LiveFile, OpenData, Survey, place_of, survey
 from lamina.layer.tree import Hidden, Reason, Tree
+from lamina.values import dataclass
 
 
 class WasteKind(StrEnum):

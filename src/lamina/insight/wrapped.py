@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from lamina.values import dataclass
 
 # PEM breaks after 64 characters (RFC 7468), MIME and base64(1) after 76, xxd -p after 60.
 _SHORTEST_LINE = 60

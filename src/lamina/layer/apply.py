@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
 
@@ -25,6 +24,7 @@ from lamina.errors import Denied
 from lamina.layer.entry import AUFS_PREFIX, WHITEOUT_PREFIX, Entry, InvalidLayer, Kind, ancestors
 from lamina.layer.root import Content, Root, WhiteoutStyle, Write
 from lamina.layer.tarstream import TarReader
+from lamina.values import dataclass
 
 _CHUNK = 1 << 20
 _AUFS_LINKS = ".wh..wh.plnk"

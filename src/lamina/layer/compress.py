@@ -7,7 +7,6 @@ it may, is refused. Memory stays the same whatever the size: one call never make
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, BinaryIO, Protocol, Self, cast
 
@@ -21,6 +20,7 @@ from lamina.oci.descriptor import (
     OCI_LAYER_GZIP,
     OCI_LAYER_ZSTD,
 )
+from lamina.values import dataclass
 
 _INPUT = 1 << 18
 _OUTPUT = 1 << 20  # 64 KiB reads lose a quarter of the throughput (docs/performance.md)

@@ -7,12 +7,12 @@ Paths inside layers are ``str`` with ``surrogateescape`` (names are bytes), rela
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
 from typing import BinaryIO
 
 from lamina.errors import Denied, InvalidInput
+from lamina.values import dataclass, field
 
 WHITEOUT_PREFIX = ".wh."
 OPAQUE_NAME = ".wh..wh..opq"

@@ -16,7 +16,6 @@ import stat
 import struct
 from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count as count_up
 from os import PathLike
 from typing import Final
@@ -28,6 +27,7 @@ from lamina.layer.lower import LowerLayer
 from lamina.layer.placement import place
 from lamina.layer.tree import Tree, shown_xattrs
 from lamina.oci.digest import Digest
+from lamina.values import dataclass
 
 BLOCK: Final = 512
 

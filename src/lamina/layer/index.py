@@ -24,7 +24,6 @@ import struct
 import sys
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from typing import BinaryIO, Final
@@ -42,6 +41,7 @@ from lamina.layer.entry import (
 )
 from lamina.layer.skeleton import Bounded, RebuildMismatch, SkeletonWriter, rebuild
 from lamina.oci.digest import Digest
+from lamina.values import dataclass
 
 MAX_ENTRIES = 10_000_000
 # Characters. Each entry of a path of 4 KiB can imply 2,000 directories, whose paths take megabytes together.

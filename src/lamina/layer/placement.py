@@ -10,11 +10,11 @@ what is in it, wherever they stand (image-spec layer.md, "Whiteouts").
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from lamina.layer.entry import AUFS_PREFIX, WHITEOUT_PREFIX, InvalidLayer, Kind
 from lamina.layer.index import LayerIndex
+from lamina.values import dataclass, field
 
 # A directory that the layer does not list, where an entry's number would stand.
 IMPLIED = -1

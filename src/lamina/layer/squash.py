@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Protocol
 
@@ -31,6 +30,7 @@ from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tarheader import BLOCK, MAX_NAME, encode, encode_header
 from lamina.layer.tarstream import TarWriter, Writable
 from lamina.layer.tree import Node, Tree
+from lamina.values import dataclass, replace
 
 _MARK_MODE = 0o600
 _END_MARK = 2 * BLOCK

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from struct import Struct
 from typing import BinaryIO, Protocol, TypeVar
@@ -19,6 +18,7 @@ from zlib import adler32
 from lamina.layer import tarheader
 from lamina.layer.entry import NO_XATTRS, Entry, InvalidLayer, Kind
 from lamina.layer.tarheader import BLOCK, ZEROS, Extended, checked_path, encode_header
+from lamina.values import dataclass
 
 CHUNK = 1 << 20  # 64 KiB reads lose a quarter of the throughput (docs/performance.md)
 _SMALL_CHUNK = 1 << 16

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from lamina.layer.entry import OVERLAY_XATTRS, Entry, Kind, ancestors
 from lamina.layer.index import LayerIndex
 from lamina.layer.placement import IMPLIED, MAX_HOPS, Inode, Placement, place
+from lamina.values import dataclass, replace
 
 # A record is one number: the layer above these bits, the entry's number in them.
 _BITS = 32

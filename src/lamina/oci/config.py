@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from lamina.errors import InvalidInput
 from lamina.oci.descriptor import Platform
 from lamina.oci.digest import Digest
 from lamina.oci.manifest import MAX_LAYERS, dump_document, parse_document
+from lamina.values import dataclass, field
 
 MAX_HISTORY = 10_000
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from lamina.errors import InvalidInput, Unsupported
@@ -24,6 +23,7 @@ from lamina.oci.descriptor import (
     string_map,
 )
 from lamina.oci.digest import Digest
+from lamina.values import dataclass, field
 
 # distribution-spec, "Pushing manifests": registries should accept 4 MiB at least; peers cap there too.
 MAX_DOCUMENT = 4 << 20

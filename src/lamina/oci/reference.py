@@ -9,10 +9,10 @@ a slash lives under ``library/``.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 
 from lamina.errors import InvalidInput
 from lamina.oci.digest import Digest, InvalidDigest
+from lamina.values import dataclass, replace
 
 DEFAULT_REGISTRY = "docker.io"
 DEFAULT_TAG = "latest"

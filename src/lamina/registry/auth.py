@@ -15,7 +15,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
@@ -26,6 +25,7 @@ from lamina.registry.credentials import Credential, CredentialSource
 from lamina.registry.failures import advised, token_refused
 from lamina.registry.hosts import Endpoint, RegistrySettings
 from lamina.registry.protocol import ProtocolViolation
+from lamina.values import dataclass, field
 
 CLIENT_ID = "lamina"
 _MAX_CHALLENGE = 16 << 10

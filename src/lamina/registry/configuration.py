@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lamina.errors import InvalidInput, Unsupported
 from lamina.oci.reference import REGISTRY, Reference
+from lamina.values import dataclass, field
 
 _MAX_FILE = 4 << 20
 

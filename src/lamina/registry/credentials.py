@@ -19,12 +19,12 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from lamina.errors import InvalidInput, Unavailable
 from lamina.oci.reference import DEFAULT_REGISTRY
+from lamina.values import dataclass, field
 
 # What docker files Docker Hub under, since before there were other registries.
 DOCKER_HUB_KEY = "https://index.docker.io/v1/"

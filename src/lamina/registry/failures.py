@@ -11,7 +11,6 @@ Those that are about an answer carry the registry's own error ``codes``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
 
 from lamina.content.store import BlobNotFound, NameNotFound
@@ -24,6 +23,7 @@ from lamina.registry.protocol import (
     parse_errors,
     parse_retry_after,
 )
+from lamina.values import dataclass
 
 BUSY = frozenset({408, 429, 500, 502, 503, 504})
 

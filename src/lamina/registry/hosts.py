@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from lamina.errors import Denied, InvalidInput
@@ -18,6 +17,7 @@ from lamina.http.proxy import as_address, is_loopback
 from lamina.http.trust import Trust
 from lamina.oci.reference import DEFAULT_REGISTRY, REGISTRY, REPOSITORY, Reference
 from lamina.registry.configuration import RegistriesConf, RegistryRule
+from lamina.values import dataclass, field
 
 _DEFAULT_WIRE_HOST = "registry-1.docker.io"
 DEFAULT_ATTEMPTS = 5

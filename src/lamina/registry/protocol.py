@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode, urljoin
@@ -19,6 +18,7 @@ from lamina.http.message import Response
 from lamina.oci.descriptor import DOCKER_SCHEMA1, INDEXES, MANIFESTS
 from lamina.oci.digest import Digest, InvalidDigest
 from lamina.oci.reference import REPOSITORY, TAG
+from lamina.values import dataclass
 
 # Everything we can read, best first; schema 1 is not asked for, so that servers need not convert.
 ACCEPT_DOCUMENTS = ", ".join([*sorted(MANIFESTS), *sorted(INDEXES)])

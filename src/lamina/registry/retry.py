@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from lamina.events import Action, Event, Report, silent
+from lamina.values import dataclass
 
 # A registry that wants us gone for longer than this is reported, not waited for.
 MAX_WAIT = 60.0

@@ -15,7 +15,6 @@ import errno
 import io
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import BinaryIO, cast
 
 from lamina.content.store import BlobNotFound, Ingest, Mounter, NameNotFound, RangedFetcher, read_all
@@ -57,6 +56,7 @@ from lamina.registry.protocol import (
 )
 from lamina.registry.provider import Eraser, ReferrerKeeper, RepositoryProvider, ServedRepository
 from lamina.registry.uploads import Uploads
+from lamina.values import replace
 
 _CHUNK = 1 << 20
 _MAX_PAGE = 1000

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import BinaryIO, Self, cast
 
 from lamina.content.store import DigestMismatch, VerifyingReader
@@ -25,6 +24,7 @@ from lamina.registry.failures import (
 )
 from lamina.registry.protocol import OCTETS, UploadState, blob_path, uploads_path, with_digest
 from lamina.registry.session import FreshTokenNeeded, Session
+from lamina.values import dataclass, field
 
 CHUNK = 8 << 20
 MAX_CHUNK = 256 << 20  # what a server may make us hold by OCI-Chunk-Min-Length

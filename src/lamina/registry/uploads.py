@@ -10,10 +10,10 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from lamina.content.store import Ingest
 from lamina.registry.protocol import ApiError, UploadState
+from lamina.values import dataclass, field
 
 LIFETIME = 3600.0
 MAX_OPEN = 256
