@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lamina.layer.entry import Kind
+from lamina.layer.owners import OWNER_XATTRS
 from lamina.layer.root import MemoryRoot
 
 _LETTERS = {stat.S_IFREG: "f", stat.S_IFDIR: "d", stat.S_IFLNK: "l", stat.S_IFCHR: "c", stat.S_IFBLK: "b",
@@ -59,6 +60,7 @@ def _status(status: os.stat_result, where: str, *, is_top: bool = False) -> dict
         "xattrs": {
             name: os.getxattr(where, name, follow_symlinks=is_top)
             for name in os.listxattr(where, follow_symlinks=is_top)
+            if not name.startswith(OWNER_XATTRS)  # says what uid and gid would, where there is one id
         },
     }
     if letter != "l":

@@ -28,7 +28,7 @@ def extract(
     places, directories, file_kind = applying.places, root.directories, Kind.FILE
     create, close, utime = os.open, os.close, os.utime
     # Whoever needs none of these is done after open, write, utime and close.
-    own_ids, keeps_owner, loose_bits = root.own_ids, root.keeps_owner, root.loose_bits
+    plain_owner, loose_bits = root.plain_owner, root.loose_bits
     for entry in reader:
         path = entry.path
         parent, _, name = path.rpartition("/")
@@ -48,9 +48,7 @@ def extract(
             try:
                 if entry.size:
                     reader.copy_data(partial(write_all, file))
-                if entry.mode & loose_bits or entry.xattrs or (
-                    keeps_owner and (entry.uid, entry.gid) != own_ids
-                ):
+                if entry.mode & loose_bits or entry.xattrs or (entry.uid, entry.gid) != plain_owner:
                     root.finish_file(file, entry)
                 else:
                     utime(file, ns=(entry.mtime, entry.mtime))

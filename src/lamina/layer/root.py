@@ -11,7 +11,6 @@ import io
 import os
 import stat
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,18 @@ from typing import BinaryIO, Protocol, Self
 from lamina.errors import Denied
 from lamina.layer.entry import OVERLAY_XATTRS, Entry, InvalidLayer, Kind
 from lamina.layer.opened import OpenDirectories
+from lamina.layer.owners import (
+    OWNER_XATTRS,
+    PLAIN,
+    Kept,
+    essence,
+    holds_own,
+    keep,
+    keep_child,
+    read_child,
+    read_kept,
+)
+from lamina.values import dataclass, replace
 
 Write = Callable[[bytes | memoryview], object]
 # Gives a file's whole content to the function that it is called with.
@@ -27,7 +38,11 @@ Content = Callable[[Write], object]
 
 
 class Ownership(Enum):
-    """``KEEP``: as the layer says; it takes the rights to do so. ``IGNORE``: everything is the caller's."""
+    """``KEEP``: as the layer says; it takes the rights to do so.
+
+    ``IGNORE``: everything is the caller's on disk, and whose it should be is noted beside it
+    (``lamina.layer.owners``), which is what ``look`` tells.
+    """
 
     KEEP = "keep"
     IGNORE = "ignore"
@@ -192,6 +207,8 @@ _KINDS = {
 }
 _TYPES = {Kind.CHAR: stat.S_IFCHR, Kind.BLOCK: stat.S_IFBLK, Kind.FIFO: stat.S_IFIFO}
 _IMPOSSIBLE_XATTR = (errno.EPERM, errno.EOPNOTSUPP)
+# Those that mean something to overlayfs or to us: a layer must not set them, and does not hold them.
+_STEERING_XATTRS = (*OVERLAY_XATTRS, *OWNER_XATTRS)
 
 
 class SocketFound(InvalidLayer):
@@ -215,6 +232,8 @@ class DirectoryRoot:
         self.refused_xattrs: set[str] = set()
         self.keeps_owner = owner is Ownership.KEEP
         self.own_ids = (os.geteuid(), os.getegid())
+        # Whose files need nothing said about their owner.
+        self.plain_owner = self.own_ids if self.keeps_owner else (PLAIN.uid, PLAIN.gid)
         self.loose_bits = _SPECIAL_BITS | _umask()
         self.directories = OpenDirectories(path)
         # Whether new files belong to own_ids unless told otherwise, and directories have no xattrs.
@@ -258,7 +277,7 @@ class DirectoryRoot:
             entry.linkname = self.read_link(path)
         elif kind in (Kind.CHAR, Kind.BLOCK):
             entry.major, entry.minor = os.major(status.st_rdev), os.minor(status.st_rdev)
-        return entry
+        return entry if self.keeps_owner else self._as_kept(entry, status)
 
     def read_link(self, path: str) -> str:
         parent, name = self._parent(path)
@@ -326,7 +345,7 @@ class DirectoryRoot:
         descriptor = self.directories.get(path)
         if not self.is_plain:
             for name in os.listxattr(descriptor):
-                if name not in entry.xattrs and not name.startswith(OVERLAY_XATTRS):
+                if name not in entry.xattrs and not name.startswith(_STEERING_XATTRS):
                     self._try_xattr(name, partial(os.removexattr, descriptor, name))
         self._give(descriptor, entry)
         os.fchmod(descriptor, entry.mode)
@@ -379,7 +398,12 @@ class DirectoryRoot:
         os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
 
     def _give(self, what: int | str, entry: Entry, parent: int | None = None) -> None:
-        if not self.keeps_owner or (self.is_plain and (entry.uid, entry.gid) == self.own_ids):
+        if self.is_plain and (entry.uid, entry.gid) == self.plain_owner and (
+            self.keeps_owner or entry.kind not in (Kind.CHAR, Kind.BLOCK)
+        ):
+            return
+        if not self.keeps_owner:
+            self._note(what, entry, parent)
             return
         try:
             if isinstance(what, int):
@@ -393,15 +417,58 @@ class DirectoryRoot:
                 f"{entry.path!r}: belongs to {entry.uid}:{entry.gid}, and this user namespace has no such ids"
             ) from None
 
+    def _note(self, what: int | str, entry: Entry, parent: int | None) -> None:
+        """What :meth:`_give` is where there is one id. ``what`` is fresh, or a directory."""
+        if isinstance(what, int):
+            act = partial(keep, what, Kept(entry.uid, entry.gid))
+            self._try_xattr_as_owner(OWNER_XATTRS[0], act, what, entry)
+            return
+        assert parent is not None
+        where = f"/proc/self/fd/{parent}/{what}"
+        status = os.lstat(where)
+        if stat.S_ISREG(status.st_mode):  # it stands for a device
+            kept = Kept(entry.uid, entry.gid, entry.kind, entry.major, entry.minor)
+            act = partial(keep, where, kept)
+        else:
+            link = os.fsencode(entry.linkname) if entry.kind is Kind.SYMLINK else b""
+            kept = Kept(entry.uid, entry.gid)
+            act = partial(keep_child, parent, os.fsencode(what), essence(status, link), kept)
+        try:
+            self._try_xattr(OWNER_XATTRS[0], act)
+        except OSError as error:  # ext4 has one block for all xattrs of a directory: the index knows them
+            if error.errno not in (errno.ENOSPC, errno.E2BIG):
+                raise
+            self.refused_xattrs.add(OWNER_XATTRS[0])
+
+    def _as_kept(self, entry: Entry, status: os.stat_result) -> Entry:
+        """As the note beside it says, and as root's where there is none."""
+        parent, name = self._parent(entry.path) if entry.path else (self.directories.top, ".")
+        if holds_own(status.st_mode):
+            kept = read_kept(f"/proc/self/fd/{parent}/{name}")
+        else:
+            kept = read_child(parent, os.fsencode(name), essence(status, os.fsencode(entry.linkname)))
+        if kept is None:
+            if (entry.uid, entry.gid) == self.own_ids:
+                entry.uid, entry.gid = PLAIN.uid, PLAIN.gid
+            return entry
+        entry.uid, entry.gid = kept.uid, kept.gid
+        if kept.device is not None and entry.kind is Kind.FILE:
+            return replace(
+                entry, kind=kept.device, major=kept.major, minor=kept.minor, size=0, open=None,
+            )
+        return entry
+
     def _set_xattrs(self, descriptor: int, entry: Entry) -> None:
         for name, value in _own_xattrs(entry).items():
-            act = partial(os.setxattr, descriptor, name, value)
-            try:
-                self._try_xattr(name, act)
-            except PermissionError:  # EACCES: user xattrs want the right to write, even of the owner
-                os.fchmod(descriptor, entry.mode | stat.S_IWUSR)
-                self._try_xattr(name, act)
-                os.fchmod(descriptor, entry.mode)
+            self._try_xattr_as_owner(name, partial(os.setxattr, descriptor, name, value), descriptor, entry)
+
+    def _try_xattr_as_owner(self, name: str, act: Callable[[], None], descriptor: int, entry: Entry) -> None:
+        try:
+            self._try_xattr(name, act)
+        except PermissionError:  # EACCES: user xattrs want the right to write, even of the owner
+            os.fchmod(descriptor, entry.mode | stat.S_IWUSR)
+            self._try_xattr(name, act)
+            os.fchmod(descriptor, entry.mode)
 
     def _try_xattr(self, name: str, act: Callable[[], None]) -> None:
         try:
@@ -427,7 +494,7 @@ class DirectoryRoot:
             raise
         return {
             item: os.getxattr(where, item, follow_symlinks=is_open)
-            for item in names if not item.startswith(OVERLAY_XATTRS)
+            for item in names if not item.startswith(_STEERING_XATTRS)
         }
 
 
@@ -468,7 +535,7 @@ def _kind(path: str, status: os.stat_result) -> Kind:
 def _own_xattrs(entry: Entry) -> dict[str, bytes]:
     if not entry.xattrs:
         return {}
-    return {name: value for name, value in entry.xattrs.items() if not name.startswith(OVERLAY_XATTRS)}
+    return {name: value for name, value in entry.xattrs.items() if not name.startswith(_STEERING_XATTRS)}
 
 
 def _opaque(style: WhiteoutStyle) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from random import Random
 from typing import Any
@@ -30,6 +29,7 @@ from lamina.oci.descriptor import (
 )
 from lamina.oci.digest import Digest
 from lamina.oci.manifest import Index, Manifest
+from lamina.values import dataclass, field, replace
 
 CREATED = "2024-05-01T12:00:00Z"
 MTIME = 1_714_564_800 * 10**9  # the same moment

@@ -10,10 +10,11 @@ import contextlib
 import os
 import stat
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from lamina.layer.entry import Entry, Kind
+from lamina.layer.owners import OWNER_XATTRS
+from lamina.values import dataclass, field
 
 
 @dataclass
@@ -201,7 +202,7 @@ def _read(path: Path, status: os.stat_result) -> ModelFile:
         what = (os.major(status.st_rdev), os.minor(status.st_rdev))
     xattrs = {
         name: os.getxattr(path, name, follow_symlinks=False)
-        for name in os.listxattr(path, follow_symlinks=False)
+        for name in os.listxattr(path, follow_symlinks=False) if not name.startswith(OWNER_XATTRS)
     }
     return ModelFile(
         kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns, what, xattrs
