@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from lamina.snapshot import namespace
 from lamina.snapshot.hands import identity_document, read_identity
 from lamina.snapshot.namespace import (
     Identity,
@@ -23,7 +22,7 @@ ME = os.geteuid()
 
 
 def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subuid: str, subgid: str | None = None) -> Identity:
-    monkeypatch.setattr(namespace.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     (tmp_path / "subuid").write_text(subuid)
     (tmp_path / "subgid").write_text(subuid if subgid is None else subgid)
     return planned_identity(subuid=tmp_path / "subuid", subgid=tmp_path / "subgid")
@@ -56,7 +55,7 @@ def test_ranges_for_users_alone_are_not_enough(tmp_path: Path, monkeypatch: pyte
 
 def test_ranges_are_nothing_without_the_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "subuid").write_text(f"{ME}:100000:65536")
-    monkeypatch.setattr(namespace.shutil, "which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     found = planned_identity(subuid=tmp_path / "subuid", subgid=tmp_path / "subuid")
     assert found.ownership is Ownership.SINGLE
 

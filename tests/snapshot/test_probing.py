@@ -15,7 +15,7 @@ from lamina.snapshot import probing
 from lamina.snapshot.copying import CopyingSnapshotter
 from lamina.snapshot.hands import Hands
 from lamina.snapshot.layers import LayerStore
-from lamina.snapshot.probing import ORDER, choose, probe
+from lamina.snapshot.probing import ORDER, choose, probe, reopen
 from lamina.snapshot.snapshotter import DriverUnavailable
 
 
@@ -50,6 +50,29 @@ def test_asking_for_another_once_changes_nothing(tmp_path: Path, state: State) -
 def test_what_was_asked_for_first_stays(tmp_path: Path, state: State) -> None:
     assert chosen(tmp_path, state, "vfs") == "vfs"
     assert chosen(tmp_path, state) == "vfs"
+
+
+def test_what_something_was_made_with_is_not_tried_again(
+    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = chosen(tmp_path, state)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("tried")
+
+    monkeypatch.setattr(probing, "_candidate", fail)
+    monkeypatch.setattr(probing, "settled_identity", fail)
+    assert chosen(tmp_path, state, first) == first
+    for name in ("overlay2", "vfs"):
+        driver = reopen(tmp_path, state, LayerStore(tmp_path), name)
+        driver.close()
+        assert driver.name == name
+
+
+def test_what_something_was_made_with_is_tried_where_nothing_was_chosen(tmp_path: Path, state: State) -> None:
+    driver = reopen(tmp_path, state, LayerStore(tmp_path), "vfs")
+    driver.close()
+    assert json.loads((tmp_path / "snapshots" / "driver.json").read_text())["driver"] == "vfs"
 
 
 def test_other_names(tmp_path: Path, state: State) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -19,7 +19,7 @@ from lamina.engine.landing import hold_all, land
 from lamina.engine.lookup import find_image
 from lamina.errors import InvalidInput
 from lamina.layer.compress import inflate, layer_media_type
-from lamina.layer.entry import Kind
+from lamina.layer.entry import Entry, Kind
 from lamina.layer.tarstream import TarWriter
 from lamina.oci.config import ImageConfig
 from lamina.oci.descriptor import INDEXES, OCI_CONFIG, Descriptor, Platform
@@ -30,6 +30,7 @@ from lamina.oci.reference import InvalidReference, Reference
 if TYPE_CHECKING:
     from lamina.content.ingest import LocalIngest
     from lamina.engine.engine import Engine
+    from lamina.layer.tree import Tree
 
 FORMS = ("docker-archive", "oci-archive")
 
@@ -150,10 +151,15 @@ def export(engine: Engine, name: str, out: BinaryIO) -> None:
     image = images.load(engine, name)
     tree = open_tree(engine, image)
     diff_ids = [layer.diff_id for layer in image.layers]
+    write_union(tree, lambda layer, content: engine.layers_store.open_data(diff_ids[layer], content), out)
+
+
+def write_union(tree: Tree, open_data: Callable[[int, Entry], BinaryIO], out: BinaryIO) -> None:
+    """``open_data`` gives the content of a file of a layer, by the layer's number."""
     writer = TarWriter(out)
     for entry, layer, content in tree.live_entries():
         if entry.kind is Kind.FILE and entry.size:
-            with engine.layers_store.open_data(diff_ids[layer], content) as data:
+            with open_data(layer, content) as data:
                 writer.write(entry, data)
         else:
             writer.write(entry, io.BytesIO() if entry.kind is Kind.FILE else None)

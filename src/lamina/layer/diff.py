@@ -8,10 +8,10 @@ the same layer has: links into lower layers are refused by docker, podman and co
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field, replace
 
 from lamina.layer.entry import WHITEOUT_PREFIX, Entry, InvalidLayer, Kind
 from lamina.layer.root import ReadableRoot, SocketFound
+from lamina.values import dataclass, field, replace
 
 _CHUNK = 1 << 20
 _Names = tuple[str, ...]
@@ -41,8 +41,8 @@ class _Links:
         while waiting:
             directory = waiting.pop()
             for name in root.names(directory):
-                path = _join(directory, name)
-                kind = _kind(root, path)
+                path = join(directory, name)
+                kind = kind_of(root, path)
                 if kind is Kind.DIRECTORY:
                     waiting.append(path)
                     continue
@@ -73,20 +73,20 @@ class _Comparison:
 
     def entries(self) -> Iterator[Entry]:
         old, new = self._lower.look(""), self._upper.look("")
-        if not _is_alike(old, new):
+        if not is_alike(old, new):
             yield new
         # Pairs of a path and whether the lower tree has a directory there; last in, first out.
         waiting = self._children("", is_below=True)
         while waiting:
             path, is_below = waiting.pop()
-            new_kind = _kind(self._upper, path)
+            new_kind = kind_of(self._upper, path)
             if new_kind is None:
-                yield _whiteout(path)
+                yield whiteout_of(path)
                 continue
-            old_kind = _kind(self._lower, path) if is_below else None
+            old_kind = kind_of(self._lower, path) if is_below else None
             if new_kind is Kind.DIRECTORY:
                 new = self._upper.look(path)
-                if old_kind is not Kind.DIRECTORY or not _is_alike(self._lower.look(path), new):
+                if old_kind is not Kind.DIRECTORY or not is_alike(self._lower.look(path), new):
                     yield new
                 waiting.extend(self._children(path, is_below=old_kind is Kind.DIRECTORY))
             elif not self._keeps(self._after.group(path)):
@@ -97,14 +97,14 @@ class _Comparison:
         names = set(self._upper.names(directory))
         for name in names:
             if name.startswith(WHITEOUT_PREFIX):
-                raise InvalidLayer(f"{_join(directory, name)!r}: in a layer, this would remove another file")
+                raise InvalidLayer(f"{join(directory, name)!r}: in a layer, this would remove another file")
         below = set(self._lower.names(directory)) if is_below else set()
-        sockets = {
-            name for root, found in ((self._lower, below - names), (self._upper, names - below))
-            for name in found if _kind(root, _join(directory, name)) is None
-        }
-        found = sorted((names | below) - sockets, reverse=True)
-        return [(_join(directory, name), name in below) for name in found]
+        found = [
+            name for name in sorted(names | below, reverse=True)
+            if (name in names and kind_of(self._upper, join(directory, name)) is not None)
+            or (name in below and kind_of(self._lower, join(directory, name)) is not None)
+        ]
+        return [(join(directory, name), name in below) for name in found]
 
     def _keeps(self, group: _Names) -> bool:
         """Whether all names of a file of the upper tree are, in the lower tree, names of one like it."""
@@ -120,10 +120,10 @@ class _Comparison:
         ancestor = self._before.group(first)
         if not set(group) <= set(ancestor) or not self._is_in_lower_directory(first):
             return False
-        if _kind(self._lower, first) is not _kind(self._upper, first):
+        if kind_of(self._lower, first) is not kind_of(self._upper, first):
             return False
         old, new = self._lower.look(first), self._upper.look(first)
-        if not _is_alike(old, new) or not _has_same_content(old, new):
+        if not is_alike(old, new) or not has_same_content(old, new):
             return False
         return len(ancestor) == 1 or self._heirs.setdefault(ancestor, group) == group
 
@@ -135,7 +135,7 @@ class _Comparison:
             steps.append(steps[-1].rpartition("/")[0])
         found = self._lower_directories[steps[-1]]
         for step in reversed(steps[:-1]):
-            found = found and _kind(self._lower, step) is Kind.DIRECTORY
+            found = found and kind_of(self._lower, step) is Kind.DIRECTORY
             self._lower_directories[step] = found
         return found
 
@@ -150,23 +150,25 @@ class _Comparison:
         return entry
 
 
-def _kind(root: ReadableRoot, path: str) -> Kind | None:
+def kind_of(root: ReadableRoot, path: str) -> Kind | None:
+    """A socket is nothing."""
     try:
         return root.kind(path)
     except SocketFound:
         return None
 
 
-def _whiteout(path: str) -> Entry:
+def whiteout_of(path: str) -> Entry:
+    """What says in a layer that a path is gone."""
     parent, _, name = path.rpartition("/")
-    return Entry(_join(parent, WHITEOUT_PREFIX + name), mode=0o600)
+    return Entry(join(parent, WHITEOUT_PREFIX + name), mode=0o600)
 
 
-def _join(directory: str, name: str) -> str:
+def join(directory: str, name: str) -> str:
     return f"{directory}/{name}" if directory else name
 
 
-def _is_alike(old: Entry, new: Entry) -> bool:
+def is_alike(old: Entry, new: Entry) -> bool:
     """All that an entry says but for content."""
     return _attributes(old) == _attributes(new)
 
@@ -179,7 +181,8 @@ def _attributes(entry: Entry) -> tuple[object, ...]:
     )
 
 
-def _has_same_content(old: Entry, new: Entry) -> bool:
+def has_same_content(old: Entry, new: Entry) -> bool:
+    """Of two that are alike."""
     if old.kind is not Kind.FILE or not old.size:
         return True
     assert old.open is not None

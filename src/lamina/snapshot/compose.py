@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from lamina.layer.tree import Tree
 from lamina.oci.digest import Digest
 from lamina.snapshot import trees
 from lamina.snapshot.layers import LayerStore
-from lamina.snapshot.settle import ownership
+from lamina.snapshot.look import ownership
+from lamina.values import replace
 
 
 def compose_job(*, root: str, diff_ids: list[str], target: str, keeps_owners: bool) -> list[int]:

@@ -18,6 +18,7 @@ from lamina.content.state import State
 from lamina.oci.config import chain_ids
 from lamina.oci.digest import Digest
 from lamina.snapshot import trees
+from lamina.snapshot.changes import Difference
 from lamina.snapshot.directories import Directories
 from lamina.snapshot.hands import Hands
 from lamina.snapshot.layers import LayerStore
@@ -117,6 +118,23 @@ class CopyingSnapshotter:
     def walk(self) -> Iterator[SnapshotInfo]:
         return (row.info for row in self._table.walk())
 
+    # -- what an active snapshot changed
+
+    @property
+    def hands(self) -> Hands:
+        return self._hands
+
+    def difference(self, key: str) -> Difference:
+        row = self._table.get(key, SnapshotKind.ACTIVE)
+        parent = self._table.get(row.info.parent, SnapshotKind.COMMITTED) if row.info.parent else None
+        return Difference(
+            upper=self._bound(row), lower=() if parent is None else self._bound(parent),
+            keeps_owners=self.identity.ownership is not Ownership.SINGLE,
+        )
+
+    def _bound(self, row: Row) -> tuple[Mount, ...]:
+        return (Mount(type="bind", source=str(self._tree(row))),)
+
     # -- the end of snapshots
 
     def remove(self, key: str) -> None:
@@ -125,10 +143,14 @@ class CopyingSnapshotter:
         if "id" in row.data:
             self._directories.discard(self._directories.path(row.data["id"]))
 
+    def leftovers(self) -> Iterator[tuple[Path, int]]:
+        return self._directories.leftovers(self._known)
+
     def sweep(self) -> int:
-        return self._directories.sweep(
-            lambda: {row.data["id"] for row in self._table.walk() if "id" in row.data}
-        )
+        return self._directories.sweep(self._known)
+
+    def _known(self) -> set[str]:
+        return {row.data["id"] for row in self._table.walk() if "id" in row.data}
 
     def close(self) -> None:
         self._hands.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -29,7 +28,7 @@ class Directories:
     def new(self) -> Iterator[Path]:
         """Locked until the block ends, by when a row should name it; gone if the block fails."""
         make_directory(self.home)
-        path = self.home / secrets.token_hex(16)
+        path = self.home / os.urandom(16).hex()
         path.mkdir(mode=0o700)
         with _locked(path):
             try:
@@ -41,22 +40,28 @@ class Directories:
 
     def discard(self, path: Path) -> None:
         """Gone under its name at once, and then from the disk."""
-        doomed = path.with_name(f"{_REMOVING}{secrets.token_hex(8)}")
-        with contextlib.suppress(FileNotFoundError):
+        doomed = path.with_name(f"{_REMOVING}{os.urandom(8).hex()}")
+        with _locked(path), contextlib.suppress(FileNotFoundError):
             os.rename(path, doomed)
             self._empty(doomed)
 
-    def sweep(self, known: Callable[[], Collection[str]]) -> int:
-        """Removes what no row knows and nobody is making; returns the bytes freed."""
-        freed = 0
+    def leftovers(self, known: Callable[[], Collection[str]]) -> Iterator[tuple[Path, int]]:
+        """What no row knows and nobody is making, with its bytes; locked while it is looked at."""
+        rows = known()
         for path in self._all():
-            if path.name in known():
+            if path.name in rows:
                 continue
             with _locked(path) as is_ours:
                 # A row may have come between the look and the lock.
                 if is_ours and path.name not in known():
-                    freed += trees.measure(path).size
-                    self._empty(path)
+                    yield path, trees.measure(path).size
+
+    def sweep(self, known: Callable[[], Collection[str]]) -> int:
+        """Removes what :meth:`leftovers` finds; returns the bytes freed."""
+        freed = 0
+        for path, size in self.leftovers(known):
+            self._empty(path)
+            freed += size
         return freed
 
     def _all(self) -> list[Path]:

@@ -9,20 +9,22 @@ of messages: a job, then news of the growing file it reads; back come progress a
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib
 import json
-import socket
+import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lamina.errors import LaminaError, Unavailable
 from lamina.snapshot.namespace import Identity, IdRange, Ownership, current_identity
 from lamina.snapshot.trees import empty_and_remove
 
 if TYPE_CHECKING:
+    import socket
     import subprocess
 
     from lamina.content.arrival import Arrival
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 # A stack of 2,048 diff ids fits; the kernel's own limit is the socket's buffer, 208 KiB by default.
 MAX_MESSAGE = 192 * 1024
 _EXIT_SECONDS = 5.0
+# fcntl(2): what every user may ask for; the default of 64 KiB wakes each side sixteen times as often.
+_F_SETPIPE_SZ = 1031
+_PIPE = 1 << 20
 _BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from lamina.snapshot.worker import main; main()"
 )
@@ -45,6 +50,8 @@ class Worker:
     """One process, one job at a time."""
 
     def __init__(self, identity: Identity) -> None:
+        import socket  # noqa: PLC0415 - root needs no worker
+
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket = ours
         try:
@@ -57,15 +64,21 @@ class Worker:
 
     def run(
         self, verb: str, arguments: Mapping[str, Any], *, source: Arrival | None = None,
-        progress: Progress | None = None,
+        progress: Progress | None = None, written: BinaryIO | None = None,
     ) -> Any:
-        """The job's result, or its error raised here. ``source`` is what it reads, whole or growing."""
-        descriptors = []
+        """The job's result, or its error raised here. ``source`` is what it reads, whole or growing.
+
+        ``written`` is the end of a pipe that it writes to; it is closed here.
+        """
+        import socket  # noqa: PLC0415 - loaded already
+
+        descriptors = [] if written is None else [written]
         if source is not None:
             file = open(source.path, "rb", buffering=0)  # noqa: SIM115 - closed once it is sent
             descriptors.append(file)
         try:
-            message = _encoded({"verb": verb, "arguments": dict(arguments)})
+            job = {"verb": verb, "arguments": dict(arguments), "is_written": written is not None}
+            message = _encoded(job)
             try:
                 socket.send_fds(self._socket, [message], [item.fileno() for item in descriptors])
             except OSError:
@@ -115,6 +128,8 @@ class Worker:
 
     def _has_answer(self, progress: Progress | None) -> bool:
         """Takes progress off the socket; an answer stays in there."""
+        import socket  # noqa: PLC0415 - loaded already
+
         while True:
             try:
                 message = self._socket.recv(MAX_MESSAGE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -139,7 +154,7 @@ class Worker:
                 self._report(answer, progress)
                 continue
             if "error" in answer:
-                raise _error(answer["error"])
+                raise read_error(answer["error"])
             return answer["result"]
 
     @staticmethod
@@ -161,11 +176,41 @@ class Hands:
             from lamina.snapshot.worker import run_job  # noqa: PLC0415 - not for commands that only list
 
             return run_job(verb, arguments)
+        return self._delegate(verb, arguments)
+
+    @contextlib.contextmanager
+    def reading(self, verb: str, **arguments: Any) -> Iterator[BinaryIO]:
+        """What a job writes, while it does so in a worker. What goes wrong there is raised at the end."""
+        ours, theirs = os.pipe()
+        with open(ours, "rb", buffering=0) as stream:
+            fcntl.fcntl(ours, _F_SETPIPE_SZ, _PIPE)
+            outcome: list[BaseException] = []
+            written = open(theirs, "wb", buffering=0)  # noqa: SIM115 - closed by who sends it away
+
+            def work() -> None:
+                try:
+                    self._delegate(verb, arguments, written)
+                except BaseException as error:
+                    outcome.append(error)
+                finally:
+                    written.close()
+
+            thread = threading.Thread(target=work, name=f"reading {verb}", daemon=True)
+            thread.start()
+            try:
+                yield stream
+            finally:
+                stream.close()  # a job that still writes fails, and says so
+                thread.join()
+                if outcome and not isinstance(outcome[0], BrokenPipeError):
+                    raise outcome[0]  # what the reader made of half a stream says less
+
+    def _delegate(self, verb: str, arguments: Mapping[str, Any], written: BinaryIO | None = None) -> Any:
         with self._lock:
             if self._worker is None:
                 self._worker = Worker(self.identity)
             try:
-                return self._worker.run(verb, arguments)
+                return self._worker.run(verb, arguments, written=written)
             except WorkerDied:
                 self._worker.close()
                 self._worker = None
@@ -255,7 +300,7 @@ def error_document(error: BaseException) -> dict[str, Any]:
     return document
 
 
-def _error(document: Mapping[str, Any]) -> Exception:
+def read_error(document: Mapping[str, Any]) -> Exception:
     """The same error here: ours by name, the system's by number, and anything else as what it said."""
     error: Exception
     found: object = None

@@ -18,10 +18,8 @@ import io
 import json
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
@@ -33,12 +31,13 @@ from lamina.oci.digest import Digest, Digester
 from lamina.snapshot import syscalls, trees
 from lamina.snapshot.hands import empty_anyhow
 from lamina.snapshot.snapshotter import Form, Reception, Usage
+from lamina.values import asdict, dataclass
 
 if TYPE_CHECKING:
     from lamina.content.collect import Finding
     from lamina.layer.index import LayerIndex
 
-_HEX = re.compile(r"[0-9a-f]{64,128}")
+_HEX = r"[0-9a-f]{64,128}"
 _STAGING = ".staging-"
 _GROUPS = ("trees", "erofs")
 _USAGE = ".usage"
@@ -285,7 +284,7 @@ class LayerStore:
         assert claimed is not None
         with claimed:
             size = self.size(diff_id)
-            doomed = claimed.path.with_name(f"{_REMOVING}{secrets.token_hex(8)}")
+            doomed = claimed.path.with_name(f"{_REMOVING}{os.urandom(8).hex()}")
             os.rename(claimed.path, doomed)
             sync_directory(doomed.parent)
         self._empty(doomed)
@@ -297,7 +296,7 @@ class LayerStore:
         assert claimed is not None
         with claimed:
             tree = self.tree(diff_id, key)
-            doomed = claimed.path / f"{_REMOVING}{secrets.token_hex(8)}"
+            doomed = claimed.path / f"{_REMOVING}{os.urandom(8).hex()}"
             with contextlib.suppress(FileNotFoundError):
                 os.rename(tree, doomed)
                 tree.with_name(f"{tree.name}{_USAGE}").unlink(missing_ok=True)
@@ -334,7 +333,7 @@ class LayerStore:
             for name in sorted(os.listdir(algorithm)):
                 if name.startswith(_REMOVING):
                     yield algorithm / name, None
-                elif _HEX.fullmatch(name):
+                elif re.fullmatch(_HEX, name):
                     yield algorithm / name, Digest.parse(f"{algorithm.name}:{name}")
 
     # -- accounts
@@ -400,7 +399,7 @@ class LayerDirectory:
         """A directory to work in, which is gone afterwards with whatever was not published."""
         for dead, _size in self.leftovers():
             self._empty(dead)
-        path = self.path / f"{_STAGING}{secrets.token_hex(8)}"
+        path = self.path / f"{_STAGING}{os.urandom(8).hex()}"
         path.mkdir(mode=0o700)
         try:
             yield path
@@ -429,7 +428,7 @@ class LayerDirectory:
 
     def _place(self, source: Path, target: Path) -> None:
         if target.is_dir():
-            doomed = self.path / f"{_REMOVING}{secrets.token_hex(8)}"
+            doomed = self.path / f"{_REMOVING}{os.urandom(8).hex()}"
             os.rename(target, doomed)
             self._empty(doomed)
         os.replace(source, target)

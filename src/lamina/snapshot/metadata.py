@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from lamina.content.state import State
@@ -22,6 +21,7 @@ from lamina.snapshot.snapshotter import (
     SnapshotNotFound,
     check_key,
 )
+from lamina.values import dataclass, field
 
 _COLUMNS = "key, kind, parent, diff_id, created, data"
 

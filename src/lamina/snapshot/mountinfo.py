@@ -6,8 +6,9 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from lamina.values import dataclass
 
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 

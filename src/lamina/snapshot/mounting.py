@@ -92,6 +92,17 @@ def mounted(mounts: Sequence[Mount], target: Path, *, also: Sequence[str] = ()) 
             unmount(target / mount.target, lazily=True)
 
 
+def open_mount(mount: Mount, stack: ExitStack) -> int:
+    """The root directory of what is mounted nowhere, and goes when the stack closes it.
+
+    -1 where the kernel cannot: Linux before 5.2, and before 6.13 for an overlay.
+    """
+    try:
+        return _detached(mount, (), stack)
+    except (_NoNewCalls, _NoDetachedLayers):
+        return -1
+
+
 def can_mount(mount: Mount) -> str:
     """Tries an instruction without attaching it anywhere; the empty text means that it works."""
     try:

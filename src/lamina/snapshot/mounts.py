@@ -12,9 +12,7 @@ import fcntl
 import glob
 import json
 import os
-import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from lamina.snapshot import syscalls
 from lamina.snapshot.mountinfo import mounted_on
 from lamina.snapshot.mounting import mount_all, unmount
 from lamina.snapshot.snapshotter import Mount, SnapshotNotFound, Snapshotter
+from lamina.values import asdict, dataclass, replace
 
 # A stranger's image, shown on the host: its devices and set-uid programs stay powerless there.
 HARMLESS = ("nodev", "nosuid")
@@ -97,7 +96,7 @@ class MountRecords:
         Where this process may not mount at all, the answer's ``target`` is a copy that the caller may
         read, and spoil.
         """
-        name = secrets.token_hex(8)
+        name = os.urandom(8).hex()
         record = MountRecord(
             id=name, label=label, driver=driver.name, snapshot=f"mount-{name}", parent=parent,
             target=str(target or self._directory / name), created=now, boot=boot_id(),

@@ -11,14 +11,13 @@ import contextlib
 import hashlib
 import os
 import pwd
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from lamina.errors import Denied
 from lamina.snapshot import syscalls
+from lamina.values import dataclass
 
 _CAP_CHOWN = 0
 _CAP_SYS_ADMIN = 21
@@ -100,6 +99,8 @@ def planned_identity(*, subuid: Path = Path("/etc/subuid"), subgid: Path = Path(
     uid, gid = os.geteuid(), os.getegid()
     name = _user_name(uid)
     uids, gids = _subordinate(subuid, name, uid), _subordinate(subgid, name, uid)
+    import shutil  # noqa: PLC0415 - it brings bz2 and lzma, and root asks nothing here
+
     helpers = shutil.which("newuidmap") and shutil.which("newgidmap")
     if not (helpers and uids and gids):
         return single_identity()

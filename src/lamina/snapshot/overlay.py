@@ -9,7 +9,6 @@ lower layers that it links to. Both share their files' data: only directories ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from lamina.content.state import State
 from lamina.oci.digest import Digest
@@ -18,6 +17,7 @@ from lamina.snapshot.layers import LayerStore, read_usage
 from lamina.snapshot.namespace import Identity, Ownership
 from lamina.snapshot.snapshotter import Form, Mount, Reception, Usage
 from lamina.snapshot.stacked import StackedSnapshotter, keys_of
+from lamina.values import asdict
 
 NAME = "overlay2"
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
+import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from lamina.snapshot.namespace import (
     unprivileged_identity,
 )
 from lamina.snapshot.snapshotter import DriverUnavailable, Mount, Snapshotter
+from lamina.values import dataclass
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -57,9 +57,8 @@ def choose(root: Path, state: State, layers: LayerStore, *, wanted: str | None =
     Raises :class:`DriverUnavailable`, with the reason.
     """
     remembered = read_choice(root)
-    if wanted is None and remembered is not None:
-        identity = _as_remembered(remembered)
-        return _open(str(remembered["driver"]), state, layers, Hands(identity))
+    if remembered is not None and wanted in (None, remembered["driver"]):
+        return reopen(root, state, layers, str(remembered["driver"]))
     identity = settled_identity()
     hands = Hands(identity)
     try:
@@ -67,6 +66,19 @@ def choose(root: Path, state: State, layers: LayerStore, *, wanted: str | None =
         if remembered is None:
             remember(root, chosen, identity)
         return _open(chosen, state, layers, hands)
+    except BaseException:
+        hands.close()
+        raise
+
+
+def reopen(root: Path, state: State, layers: LayerStore, name: str) -> Snapshotter:
+    """The driver that something here was made with: that it works needs no other proof. Nothing is tried."""
+    remembered = read_choice(root)
+    if remembered is None:
+        return choose(root, state, layers, wanted=name)
+    hands = Hands(_as_remembered(remembered))
+    try:
+        return _open(name, state, layers, hands)
     except BaseException:
         hands.close()
         raise
@@ -256,7 +268,7 @@ def _scratch(root: Path, hands: Hands) -> Iterator[Path]:
     """Where the driver's files would be: what works on another filesystem proves nothing."""
     home = root / "snapshots"
     make_directory(home)
-    path = home / f".trying-{secrets.token_hex(8)}"
+    path = home / f".trying-{os.urandom(8).hex()}"
     path.mkdir(mode=0o700)
     try:
         yield path

@@ -29,7 +29,7 @@ from lamina.snapshot.layers import (
     facts_document,
     stage_usage,
 )
-from lamina.snapshot.settle import look_of, ownership, whiteout_style
+from lamina.snapshot.look import look_of, ownership, whiteout_style
 from lamina.snapshot.snapshotter import Form, Usage
 
 _BLOCK = 4096

@@ -18,12 +18,13 @@ Two ways lead to a committed snapshot:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lamina.errors import Conflict, InvalidInput, NotFound, Unsupported
 from lamina.oci.digest import Digest
+from lamina.values import dataclass
 
 if TYPE_CHECKING:
     from lamina.snapshot.namespace import Identity
@@ -179,8 +180,12 @@ class Snapshotter(Protocol):
 
     def walk(self) -> Iterator[SnapshotInfo]: ...
 
+    def leftovers(self) -> Iterator[tuple[Path, int]]:
+        """Directories that calls that died left behind, with their bytes."""
+        ...
+
     def sweep(self) -> int:
-        """Removes what calls that died left behind; returns the bytes freed."""
+        """Removes the leftovers; returns the bytes freed."""
         ...
 
     def close(self) -> None: ...

@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lamina.content.durable import make_directory
 from lamina.content.state import State
@@ -38,6 +38,9 @@ from lamina.snapshot.snapshotter import (
     SnapshotKind,
     Usage,
 )
+
+if TYPE_CHECKING:
+    from lamina.snapshot.changes import Difference
 
 # What must never happen in an upper directory that becomes a layer: a rename that is only a note of where
 # the content was, or a file that is only its attributes. In a user namespace both are off by themselves.
@@ -160,11 +163,31 @@ class StackedSnapshotter:
             return Usage(0, 0)
         if row.info.diff_id is not None and "layer" in row.data:
             return self._lowers.usage(row.info.diff_id, row.data["layer"])
-        size, inodes = self._hands.run("measure", path=str(self._directories.path(row.data["id"]) / "upper"))
+        size, inodes = self._hands.run("measure", path=str(self._directories.path(row.data["id"])))
         return Usage(size, inodes)
 
     def walk(self) -> Iterator[SnapshotInfo]:
         return (row.info for row in self._table.walk())
+
+    # -- what an active snapshot changed
+
+    @property
+    def hands(self) -> Hands:
+        return self._hands
+
+    def difference(self, key: str) -> Difference:
+        from lamina.snapshot.changes import Difference  # noqa: PLC0415 - for diff and commit alone
+
+        row = self._table.get(key, SnapshotKind.ACTIVE)
+        lineage = self._table.lineage(row.info.parent)
+        upper = str(self._directories.path(row.data["id"]) / "upper")
+        return Difference(
+            upper=(Mount(type="bind", source=upper),),
+            lower=(self._viewed(lineage, self._lower_mounts(lineage)),) if lineage else (),
+            namespace=self.identity.xattr_namespace if lineage else "",
+            is_root_plain=bool(lineage) and "id" not in lineage[0].data and _look_of(lineage) is None,
+            keeps_owners=self.reception.keeps_owners,
+        )
 
     # -- the end of snapshots
 
@@ -178,10 +201,14 @@ class StackedSnapshotter:
         elif row.info.diff_id is not None and "layer" in row.data:
             self._lowers.release(row.info.diff_id, row.data["layer"])
 
+    def leftovers(self) -> Iterator[tuple[Path, int]]:
+        return self._directories.leftovers(self._known)
+
     def sweep(self) -> int:
-        return self._directories.sweep(
-            lambda: {_ROOTS, *(row.data["id"] for row in self._table.walk() if "id" in row.data)}
-        )
+        return self._directories.sweep(self._known)
+
+    def _known(self) -> set[str]:
+        return {_ROOTS, *(row.data["id"] for row in self._table.walk() if "id" in row.data)}
 
     def close(self) -> None:
         self._hands.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from lamina.layer.tarstream import TarReader
 from lamina.oci.config import chain_ids
 from lamina.oci.digest import Digest
 from lamina.snapshot.layers import LayerStore
+from lamina.snapshot.look import ownership
 from lamina.snapshot.mounting import mounted
 from lamina.snapshot.namespace import Ownership
-from lamina.snapshot.settle import ownership
 from lamina.snapshot.snapshotter import Mount, SnapshotExists, SnapshotNotFound, Snapshotter
 
 
@@ -48,7 +47,7 @@ def _is_there(driver: Snapshotter, name: str) -> bool:
 
 
 def _commit_one(driver: Snapshotter, layers: LayerStore, parent: str, name: str, diff_id: Digest) -> None:
-    key = f"layer {secrets.token_hex(8)}"
+    key = f"layer {os.urandom(8).hex()}"
     try:
         with _writable(driver, layers, driver.prepare(key, parent)) as path:
             _apply(layers.tar(diff_id), path, driver.identity.ownership)
@@ -74,7 +73,7 @@ def _writable(driver: Snapshotter, layers: LayerStore, mounts: Sequence[Mount]) 
     if not driver.identity.may_mount:
         yield Path(mounts[0].source)
         return
-    place = layers.root / "snapshots" / f".applying-{secrets.token_hex(8)}"
+    place = layers.root / "snapshots" / f".applying-{os.urandom(8).hex()}"
     make_directory(place)
     try:
         with mounted(mounts, place) as path:

@@ -10,20 +10,34 @@ import os
 import sys
 from typing import Any
 
-# clone(2), unshare(2)
+# clone(2), unshare(2), setns(2)
 CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
 
 # mount(2), umount(2)
 MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
 MS_NOEXEC = 8
+MS_SYNCHRONOUS = 16
 MS_REMOUNT = 32
+MS_MANDLOCK = 64
+MS_DIRSYNC = 128
+MS_NOATIME = 1024
+MS_NODIRATIME = 2048
 MS_BIND = 4096
 MS_REC = 16384
+MS_UNBINDABLE = 1 << 17
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
+MS_SHARED = 1 << 20
+MS_RELATIME = 1 << 21
+MS_STRICTATIME = 1 << 24
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
@@ -33,6 +47,7 @@ _MOVE_MOUNT = 429
 _FSOPEN = 430
 _FSCONFIG = 431
 _FSMOUNT = 432
+_CLOSE_RANGE = 436
 _OPENAT2 = 437
 _MOUNT_SETATTR = 442
 
@@ -48,6 +63,8 @@ _FSCONFIG_SET_STRING = 1
 _FSCONFIG_SET_FD = 5
 _FSCONFIG_CMD_CREATE = 6
 _OPEN_TREE_CLONE = 1
+_AT_RECURSIVE = 0x8000
+_CLOSE_RANGE_CLOEXEC = 4
 _AT_EMPTY_PATH = 0x1000
 _AT_FDCWD = -100
 _MOVE_MOUNT_F_EMPTY_PATH = 4
@@ -56,8 +73,30 @@ MOUNT_ATTR_RDONLY = 1
 MOUNT_ATTR_NOSUID = 2
 MOUNT_ATTR_NODEV = 4
 MOUNT_ATTR_NOEXEC = 8
+MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR_STRICTATIME = 0x20
+MOUNT_ATTR_NODIRATIME = 0x80
+MOUNT_ATTR_NOSYMFOLLOW = 0x200000
+_MOUNT_ATTR_ATIME = 0x70
+
+# prctl(2)
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_CAPBSET_DROP = 24
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 _NS_GET_MNTNS_ID = 0x8008B705  # _IOR(0xb7, 5, __u64) of linux/nsfs.h
+
+
+# Older calls have other numbers on each architecture.
+_NUMBERS = {
+    "x86_64": {"pivot_root": 155}, "aarch64": {"pivot_root": 41}, "riscv64": {"pivot_root": 41},
+    "ppc64le": {"pivot_root": 203}, "s390x": {"pivot_root": 217}, "armv7l": {"pivot_root": 218},
+}.get(os.uname().machine, {})
 
 
 @functools.cache
@@ -83,9 +122,93 @@ def _call(name: str, *arguments: int | bytes | None, about: str = "") -> int:
     return result
 
 
+def load() -> None:
+    """Everything that these functions need, for a process that will not be able to import it any more."""
+    import fcntl  # noqa: F401, PLC0415 - see above
+    import struct  # noqa: F401, PLC0415 - see above
+
+    _libc()
+
+
+def call_number(number: int, *arguments: int) -> int:
+    """syscall(2), for the calls that have no function here. Numbers differ between architectures."""
+    return _call("syscall", number, *arguments)
+
+
 def unshare(flags: int) -> None:
     """``CLONE_NEWUSER`` needs a process with a single thread (EINVAL otherwise)."""
     _call("unshare", flags)
+
+
+def setns(descriptor: int, kinds: int) -> None:
+    """``descriptor`` is a namespace, or a pidfd whose namespaces of ``kinds`` are joined (Linux 5.8).
+
+    A user namespace takes a process with a single thread.
+    """
+    _call("setns", descriptor, kinds)
+
+
+def pivot_root(new: str, old: str) -> None:
+    """pivot_root(2); ``(".", ".")`` stacks the old root under the new one, where it can be unmounted."""
+    _call("syscall", _NUMBERS["pivot_root"], _path(new), _path(old), about=f"pivot_root {new}")
+
+
+def close_on_exec_from(first: int) -> None:
+    """No descriptor from ``first`` on gets through an exec (Linux 5.11), whoever opened it."""
+    try:
+        _call("syscall", _CLOSE_RANGE, first, 0xFFFFFFFF, _CLOSE_RANGE_CLOEXEC, about="close_range")
+    except OSError:
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) >= first:
+                try:
+                    os.set_inheritable(int(name), False)
+                except OSError:
+                    continue  # the one that listed them
+
+
+def become_subreaper() -> None:
+    """Descendants that lose their parent become children of this process."""
+    _call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def set_parent_death_signal(number: int) -> None:
+    """Sent when the parent ends. Cleared by an exec that raises privileges, and by a change of ids."""
+    _call("prctl", _PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
+def set_dumpable(value: int) -> None:
+    """0: nobody may trace this process, nor look into its /proc entries that take such a right."""
+    _call("prctl", _PR_SET_DUMPABLE, value, 0, 0, 0)
+
+
+def set_no_new_privileges() -> None:
+    _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def drop_from_bounding_set(capability: int) -> None:
+    _call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def clear_ambient_capabilities() -> None:
+    _call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+
+
+def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
+    """Bit sets, by the numbers of capabilities(7), of the calling thread."""
+    import struct  # noqa: PLC0415 - see above
+
+    low, high = 0xFFFFFFFF, 32
+    data = struct.pack(
+        "=6I", effective & low, permitted & low, inheritable & low,
+        effective >> high, permitted >> high, inheritable >> high,
+    )
+    _call("capset", struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0), data)
+
+
+def set_domain_name(name: str) -> None:
+    """setdomainname(2): of this process' UTS namespace."""
+    data = os.fsencode(name)
+    _call("setdomainname", data, len(data), about=name)
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
@@ -129,21 +252,23 @@ def fsmount(context: int, attributes: int = 0) -> int:
     return _call("syscall", _FSMOUNT, context, _FSMOUNT_CLOEXEC, attributes, about="fsmount")
 
 
-def open_tree(path: str) -> int:
-    """A detached bind mount of one directory (without mounts below it) or file."""
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+def open_tree(path: str, *, is_recursive: bool = False) -> int:
+    """A detached bind mount of a directory or file; mounts below it come along if ``is_recursive``."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if is_recursive else 0)
     return _call("syscall", _OPEN_TREE, _AT_FDCWD, _path(path), flags, about=f"open_tree {path}")
 
 
-def mount_setattr(mount_descriptor: int, attributes: int) -> None:
-    """Adds attributes to a detached mount."""
+def mount_setattr(
+    mount_descriptor: int, attributes: int, *, is_recursive: bool = False, propagation: int = 0
+) -> None:
+    """Adds attributes to a mount, and those below it; ``propagation`` is MS_PRIVATE and its like, or 0."""
     import struct  # noqa: PLC0415 - see above
 
-    attr = struct.pack("=QQQQ", attributes, 0, 0, 0)
-    _call(
-        "syscall", _MOUNT_SETATTR, mount_descriptor, b"", _AT_EMPTY_PATH, attr, len(attr),
-        about="mount_setattr",
-    )
+    # Of the kinds of atime one is chosen: the bits of the others must be cleared with it (mount_setattr(2)).
+    cleared = _MOUNT_ATTR_ATIME if attributes & _MOUNT_ATTR_ATIME else 0
+    attr = struct.pack("=QQQQ", attributes, cleared, propagation, 0)
+    flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if is_recursive else 0)
+    _call("syscall", _MOUNT_SETATTR, mount_descriptor, b"", flags, attr, len(attr), about="mount_setattr")
 
 
 def move_mount(mount_descriptor: int, target_descriptor: int) -> None:

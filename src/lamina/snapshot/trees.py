@@ -11,15 +11,14 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from lamina.layer.entry import OVERLAY_XATTRS
 from lamina.snapshot import syscalls
 from lamina.snapshot.snapshotter import Usage
+from lamina.values import dataclass
 
 _FICLONE = 0x40049409
 _CHUNK = 1 << 20
@@ -108,7 +107,7 @@ def remove_tree(top: Path) -> None:
 
     The first act is a rename, so that a tree is either whole or no longer there under its name.
     """
-    doomed = top.with_name(f".removing-{secrets.token_hex(8)}")
+    doomed = top.with_name(f".removing-{os.urandom(8).hex()}")
     try:
         os.rename(top, doomed)
     except FileNotFoundError:
@@ -154,7 +153,7 @@ def _empty(top: int, aside: Path) -> list[Path]:
                 below = _open_forcibly(name, directory)
                 if len(levels) > _DEEP:
                     os.close(below)
-                    moved.append(aside / f".removing-{secrets.token_hex(8)}")
+                    moved.append(aside / f".removing-{os.urandom(8).hex()}")
                     os.rename(name, moved[-1], src_dir_fd=directory)
                 else:
                     levels.append((below, name, os.listdir(below)))
@@ -190,7 +189,7 @@ class _Pair:
     status: os.stat_result
 
 
-def copy_tree(source: Path, target: Path) -> None:
+def copy_tree(source: str | Path, target: Path) -> None:
     """A second tree like the first: modes, owners, times, xattrs, hard links, devices.
 
     File data is shared where the filesystem can (reflinks), and copied by the kernel elsewhere.

@@ -10,7 +10,6 @@ import io
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Self
 
 from lamina.content.arrival import Arrival
@@ -23,6 +22,7 @@ from lamina.snapshot.hands import Worker
 from lamina.snapshot.layers import LayerStore, Wanted
 from lamina.snapshot.namespace import Identity
 from lamina.snapshot.snapshotter import Form, Snapshotter
+from lamina.values import dataclass
 
 # Below this, starting a process costs more than unpacking.
 SMALL = 1 << 20

@@ -6,23 +6,28 @@ import contextlib
 import io
 import json
 import os
-import signal
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lamina.content.arrival import ArrivalFailed
 from lamina.snapshot.hands import MAX_MESSAGE, error_document, read_identity
 from lamina.snapshot.namespace import enter_user_namespace
 
+if TYPE_CHECKING:
+    import socket
+
 _PROGRESS_STEP = 4 << 20
+_WRITE = 1 << 18
 
 
 def main() -> None:
     """``argv``: the import path (consumed before), the socket's descriptor, the identity."""
-    from lamina.snapshot.trees import raise_descriptor_limit  # noqa: PLC0415 - a worker's alone
+    import signal  # noqa: PLC0415 - a worker's alone: most jobs run in the command itself
+    import socket  # noqa: PLC0415 - as above
+
+    from lamina.snapshot.trees import raise_descriptor_limit  # noqa: PLC0415 - as above
 
     wire = socket.socket(fileno=int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when it is over, and hangs up
@@ -40,6 +45,8 @@ def main() -> None:
 
 
 def _serve(wire: socket.socket) -> bool:
+    import socket  # noqa: PLC0415 - as above
+
     try:
         message, descriptors, _flags, _address = socket.recv_fds(wire, MAX_MESSAGE, 1)
     except OSError:
@@ -50,7 +57,7 @@ def _serve(wire: socket.socket) -> bool:
     if "verb" not in job:
         return True  # news of a file whose job is over
     try:
-        stream = Following(descriptors[0], wire) if descriptors else None
+        stream = _stream(descriptors, wire, is_written=job.get("is_written", False))
         result = run_job(job["verb"], job["arguments"], stream)
     except Exception as error:
         return _send(wire, {"error": error_document(error)})
@@ -58,6 +65,15 @@ def _serve(wire: socket.socket) -> bool:
         for descriptor in descriptors:
             os.close(descriptor)
     return _send(wire, {"result": result})
+
+
+def _stream(descriptors: list[int], wire: socket.socket, *, is_written: bool) -> Any:
+    """What the job reads, as it grows; or where it writes to."""
+    if not descriptors:
+        return None
+    if is_written:
+        return open(descriptors[0], "wb", buffering=_WRITE, closefd=False)
+    return Following(descriptors[0], wire)
 
 
 def _send(wire: socket.socket, message: Mapping[str, Any]) -> bool:
@@ -106,6 +122,8 @@ class Following(io.RawIOBase):
 
     def _listen(self) -> None:
         """Takes all news; waits for some only when there is nothing left to read."""
+        import socket  # noqa: PLC0415 - a worker's alone
+
         while True:
             must_wait = self._position >= self._available and not self._is_complete
             try:
@@ -172,7 +190,7 @@ def _remove(*, path: str) -> None:
 
 
 def _dress(*, path: str, look: Mapping[str, Any], keeps_owners: bool) -> None:
-    from lamina.snapshot.settle import dress  # noqa: PLC0415
+    from lamina.snapshot.look import dress  # noqa: PLC0415
 
     dress(Path(path), look, keeps_owners=keeps_owners)
 
@@ -195,6 +213,18 @@ def _try_overlay(*, path: str, xattrs: str) -> str:
     return try_overlay(Path(path), xattrs)
 
 
+def _list_changes(stream: Any, **arguments: Any) -> None:
+    from lamina.snapshot.changes import list_job  # noqa: PLC0415
+
+    list_job(stream, **arguments)
+
+
+def _write_layer(stream: Any, **arguments: Any) -> None:
+    from lamina.snapshot.changes import write_job  # noqa: PLC0415
+
+    write_job(stream, **arguments)
+
+
 def _nothing() -> None:
     """Only to see whether the namespace can be entered."""
 
@@ -202,5 +232,6 @@ def _nothing() -> None:
 _JOBS: Mapping[str, Callable[..., Any]] = {
     "receive": _receive, "settle": _settle, "compose": _compose, "copy": _copy, "sync": _sync,
     "measure": _measure, "remove": _remove, "dress": _dress, "dress_like": _dress_like, "name": _name,
-    "try_overlay": _try_overlay, "nothing": _nothing,
+    "try_overlay": _try_overlay, "list_changes": _list_changes, "write_layer": _write_layer,
+    "nothing": _nothing,
 }
