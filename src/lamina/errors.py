@@ -19,6 +19,18 @@ wrapping. The drawing above is kept true by ``tests/test_surface.py``.
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` for the end of a message, where one comes near."""
+    import difflib  # noqa: PLC0415 - only somebody who misspelled something pays for it
+
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
 
 class LaminaError(Exception):
     """Base of everything raised on purpose. ``status`` is HTTP's; ``exit_code`` is the shell's."""

@@ -13,8 +13,16 @@ from lamina.cli.dispatch import main
 from lamina.cli.session import Session
 from lamina.engine.settings import Settings
 from lamina.events import Event, Report
+from lamina.runtime.container import ContainerNotFound
 
 NOW = 1_720_000_000.0  # 2024-07-03T09:46:40Z
+
+
+# What verbs ask that take a container, an image, or more, by the same name.
+NOTHING_HERE = {
+    verb: ContainerNotFound("x: no such container")
+    for verb in ("container", "container_changes", "inspect_container", "inspect_network", "inspect_volume")
+}
 
 
 class FakeEngine:
@@ -24,7 +32,7 @@ class FakeEngine:
     """
 
     def __init__(self, answers: dict[str, Any], events: list[Event], settings: Settings, report: Report) -> None:
-        self.answers = answers
+        self.answers = {**NOTHING_HERE, **answers}
         self.events = events
         self.settings = settings
         self.report = report

@@ -129,7 +129,7 @@ def test_templates(command: Command) -> None:
 
 
 @pytest.mark.parametrize(("words", "sentence"), [
-    (("a:1",), "lamina: diff needs two images, as in lamina diff app:1 app:2"),
+    (("a:1",), "lamina: x: no such container"),
     (("--by", "colour", "a", "b"), "lamina: --by: invalid choice: 'colour' (choose from file, layer)"),
 ])
 def test_what_cannot_be_read(command: Command, words: tuple[str, ...], sentence: str) -> None:

@@ -34,7 +34,7 @@ def with_names(command: Command) -> Command:
 
 
 def test_verbs(command: Command) -> None:
-    assert words(command, "") == [*dict.fromkeys(name.split()[0] for name in verbs.names()), "image"]
+    assert words(command, "") == [*dict.fromkeys(name.split()[0] for name in verbs.names())]
     assert words(command, "im") == ["import", "images", "image"]
     assert words(command, "zz") == []
     assert words(command, "--debug", "la") == ["layers"]
@@ -78,6 +78,64 @@ def test_images_as_values_of_options(with_names: Command) -> None:
     assert words(with_names, "squash", "-t", "reg") == ["registry.test:5000/app:1"]
 
 
+@pytest.fixture
+def with_containers(with_names: Command) -> Command:
+    root = with_names.home / "root"
+    connection = sqlite3.connect(root / "state.sqlite")
+    connection.execute("CREATE TABLE containers (name TEXT, created REAL)")
+    connection.executemany("INSERT INTO containers VALUES (?, ?)", [("web", 1.0), ("cache", 2.0)])
+    connection.commit()
+    connection.close()
+    for name in ("data", "a" * 64, ".removing-1"):
+        (root / "volumes" / name).mkdir(parents=True)
+    (root / "networks").mkdir()
+    for name in ("bridge.json", "back.json", "lock"):
+        (root / "networks" / name).touch()
+    return with_names
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "rm", "kill", "wait", "restart", "pause", "unpause", "update",
+                                  "stats"])
+def test_containers_newest_first(with_containers: Command, verb: str) -> None:
+    assert words(with_containers, verb, "") == ["cache", "web"]
+    assert words(with_containers, "container", verb, "cache", "w") == ["web"]
+
+
+@pytest.mark.parametrize("verb", ["exec", "logs", "attach", "top", "port", "commit", "rename"])
+def test_one_container_and_then_something_else(with_containers: Command, verb: str) -> None:
+    assert words(with_containers, verb, "c") == ["cache"]
+    assert words(with_containers, verb, "cache", "") == []
+
+
+def test_options_with_values_come_before_the_container(with_containers: Command) -> None:
+    assert words(with_containers, "exec", "-it", "-u", "app", "w") == ["web"]
+    assert words(with_containers, "exec", "-u", "app", "web", "w") == []
+
+
+def test_images_to_run_and_nothing_for_the_command(with_containers: Command) -> None:
+    assert words(with_containers, "run", "--rm", "--name", "x", "redis:") == ["redis:7", "redis:latest"]
+    assert words(with_containers, "run", "redis:7", "redis:") == []
+
+
+def test_what_containers_and_images_have_in_common(with_containers: Command) -> None:
+    assert words(with_containers, "inspect", "") == ["cache", "web", "redis:7", "redis:latest",
+                                                     "registry.test:5000/app:1"]
+    assert words(with_containers, "diff", "w") == ["web"]
+
+
+def test_paths_in_containers(with_containers: Command) -> None:
+    assert words(with_containers, "cp", "w") == ["web:", ":files"]
+
+
+def test_volumes_and_networks(with_containers: Command) -> None:
+    assert words(with_containers, "volume", "rm", "") == ["data"]
+    assert words(with_containers, "network", "inspect", "") == ["back", "bridge", "host", "none"]
+    assert words(with_containers, "run", "--network", "b") == ["back", "bridge"]
+    assert words(with_containers, "run", "-v", "d") == ["data:", ":files"]
+    assert words(with_containers, "run", "--volumes-from", "") == ["cache", "web"]
+    assert words(with_containers, "run", "--runtime", "e") == ["embedded"]
+
+
 def test_images_of_a_chosen_state_directory(with_names: Command, tmp_path: Path) -> None:
     with_names.environ = {"LAMINA_ROOT": str(tmp_path / "other")}
     root = str(with_names.home / "root")
@@ -88,6 +146,8 @@ def test_images_of_a_chosen_state_directory(with_names: Command, tmp_path: Path)
 
 def test_without_a_store_there_is_nothing_to_complete(command: Command) -> None:
     assert words(command, "inspect", "") == []
+    assert words(command, "volume", "rm", "") == []
+    assert words(command, "network", "rm", "") == ["bridge", "host", "none"]
     (command.home / "root").mkdir()
     (command.home / "root" / "state.sqlite").write_bytes(b"not a database")
     assert words(command, "inspect", "") == []

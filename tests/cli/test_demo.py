@@ -17,10 +17,10 @@ from lamina.content.local import LocalStore
 from lamina.oci.descriptor import Platform
 
 
-def demo(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def demo(home: Path, *words: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     environ = {"HOME": str(home), "PATH": os.environ["PATH"], "TMPDIR": str(home), "LAMINA_ROOT": str(home / "mine"),
                "HTTP_PROXY": "http://127.0.0.1:9", "LAMINA_EXPERIMENTAL": "enabled"}
-    return subprocess.run([sys.executable, "-m", "lamina", *words], env=environ, capture_output=True, text=True,
+    return subprocess.run([*before, sys.executable, "-m", "lamina", *words], env=environ, capture_output=True, text=True,
                           check=False)
 
 
@@ -44,6 +44,33 @@ def test_the_story(tmp_path: Path) -> None:
     assert "Layers 1 to 2 become one; 1 layer below kept" in done.stdout
     assert 'found: path "/files/file-5" in layer 1' in done.stdout
     assert done.stdout.count("clean") >= 1
+    assert "diff one\nC /files\nC /files/file-6\n" in done.stdout
+    assert "diff two\nC /files\nA /files/note\n" in done.stdout
+    last = done.stdout.partition("The image stays as it was")[2]
+    assert "File 7: the updated version of File 6\n" in last
+    assert re.search(r"^Containers +2 +0 ", last, re.MULTILINE)
+    assert "rm one two\none\ntwo\n" in last
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.privileged
+@pytest.mark.parametrize("who", ["ordinary_user", "user_without_ranges"])
+def test_the_story_is_the_same_for_everybody(request: pytest.FixtureRequest, who: str) -> None:
+    user = request.getfixturevalue(who)
+    done = subprocess.run(user.python("-m", "lamina", "demo"), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(chapter.after in done.stdout for chapter in CHAPTERS)
+
+
+@pytest.mark.privileged
+def test_where_nothing_can_be_mounted_it_says_why_and_goes_on(tmp_path: Path) -> None:
+    """As in a container of docker's: root, but not to mount."""
+    done = demo(tmp_path, "demo", before=("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"))
+    assert (done.returncode, done.stderr) == (0, "")
+    told = done.stdout.partition("12. Containers: a layer of their own\n")[2]
+    assert "\nNot here: containers of an ordinary user need user namespaces, " in told
+    assert "$ lamina create" not in done.stdout
+    assert "That is all there is to it" in told
     assert list(tmp_path.iterdir()) == []
 
 

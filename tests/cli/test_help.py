@@ -20,6 +20,8 @@ def parser_of(name: str) -> VerbParser:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_verb_has_help_with_an_example(command: Command, name: str) -> None:
     spellings = [("help", *name.split()), (*name.split(), "--help"), (*name.split(), "-h"), ("--help", *name.split())]
+    if name in ("run", "create"):  # docker's -h, which takes the host's name
+        spellings.pop(2)
     results = [command(*words) for words in spellings]
     assert {result.out for result in results} == {results[0].out}
     assert {(result.code, result.err) for result in results} == {(0, "")}

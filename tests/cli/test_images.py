@@ -11,6 +11,8 @@ from tests.cli.fakes import Command, digest, value
 
 from lamina.errors import NotFound
 
+NOR = "        nor is there a container, network or volume of that name\n"
+
 
 def summary(**changes: Any) -> SimpleNamespace:
     return value(**{
@@ -122,7 +124,7 @@ def test_inspect_by_template(command: Command) -> None:
 
 def test_inspect_of_nothing_prints_an_empty_array_and_fails(command: Command) -> None:
     result = command("inspect", "a", inspect=NotFound("a: no such image"))
-    assert (result.code, result.out, result.err) == (1, "[]\n", "lamina: a: no such image\n")
+    assert (result.code, result.out, result.err) == (1, "[]\n", "lamina: a: no such image\n" + NOR)
 
 
 def test_inspect_explains_the_two_ids_to_people_only(command: Command) -> None:

@@ -222,7 +222,8 @@ def test_what_was_found_before_a_failure_comes_first(command: Command) -> None:
         return {"Id": digest("a")}
 
     result = command("inspect", "-f", "{{.Id}}", "a", "b", inspect=inspect)
-    assert (result.code, result.out, result.err) == (1, digest("a") + "\n", "lamina: b: no such image\n")
+    assert (result.code, result.out) == (1, digest("a") + "\n")
+    assert result.err.startswith("lamina: b: no such image\n")
 
 
 # -- output that fails

@@ -114,9 +114,9 @@ def test_familiar_spelling_is_the_references(registry: str, path: str, suffix: s
 def modules_after(*words: str, root: Path) -> set[str]:
     """What a fresh interpreter has imported when the command is done."""
     code = (
-        "import sys; from lamina.cli.main import run\n"
-        f"sys.argv = ['lamina', *{list(words)!r}]\n"
-        "try:\n    run()\nfinally:\n    print(*sys.modules, file=sys.stderr)\n"
+        "import sys; from lamina.cli.main import answer\n"
+        f"answer({list(words)!r})\n"
+        "print(*sys.modules, file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env={**environ_of(root), "PATH": ""}, capture_output=True,
                           text=True, check=True)
@@ -141,6 +141,14 @@ def test_verbs_that_only_look_import_no_network_and_no_colours(root: Path, words
     modules_after(*words, root=root)  # the first look at a new state directory tries the storage drivers
     assert not modules_after(*words, root=root) & {
         "http.client", "ssl", "rich", "asyncio", "cheroot", "isal", "zstandard", "subprocess", "concurrent.futures",
+    }
+
+
+@pytest.mark.parametrize("words", [("inspect", "redis:7"), ("history", "redis:7"), ("ps", "--all")], ids=" ".join)
+def test_verbs_that_only_look_import_nothing_that_makes_or_runs(root: Path, words: tuple[str, ...]) -> None:
+    modules_after(*words, root=root)
+    assert not modules_after(*words, root=root) & {
+        "dataclasses", "inspect", "random", "secrets", "shutil", "socket", "lamina.runtime.monitor", "lamina.layer.root",
     }
 
 

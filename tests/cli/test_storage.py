@@ -43,7 +43,7 @@ PRUNED = value(removed=(value(kind="Untagged", subject="a:1"), value(kind="Delet
 @pytest.mark.parametrize("answer", [b"y\n", b"YES\n"])
 def test_prune_asks(command: Command, answer: bytes) -> None:
     command.input = answer
-    result = command("prune", prune=PRUNED)
+    result = command("image", "prune", prune=PRUNED)
     assert "WARNING! This will remove all images without a name" in result.err
     assert result.lines == [
         "Deleted Images:", "untagged: a:1", f"deleted: {digest('a')}", "", "Total reclaimed space: 13.26kB",
@@ -53,8 +53,23 @@ def test_prune_asks(command: Command, answer: bytes) -> None:
 @pytest.mark.parametrize("answer", [b"", b"\n", b"n\n", b"yup\n"])
 def test_prune_without_a_yes_does_nothing(command: Command, answer: bytes) -> None:
     command.input = answer
+    result = command("image", "prune", prune=PRUNED)
+    assert (result.code, result.out, result.asked) == (0, "", [])
+    command.input = answer
     result = command("prune", prune=PRUNED)
     assert (result.code, result.out, result.asked) == (0, "", [])
+
+
+def test_prune_takes_containers_first(command: Command) -> None:
+    result = command(
+        "system", "prune", "-f", "--volumes", prune=PRUNED, prune_containers=(("c" * 64,), 1000),
+        prune_networks=("backend",), prune_volumes=value(names=("v",), freed=500),
+    )
+    assert [verb for verb, _, _ in result.asked] == ["prune_containers", "prune_networks", "prune_volumes", "prune"]
+    assert result.lines == [
+        "Deleted Containers:", "c" * 64, "", "Deleted Networks:", "backend", "", "Deleted Volumes:", "v", "",
+        "Deleted Images:", "untagged: a:1", f"deleted: {digest('a')}", "", "Total reclaimed space: 14.76kB",
+    ]
 
 
 def test_prune_by_force_with_filters(command: Command) -> None:
@@ -103,6 +118,7 @@ INFO = {
     "StateDirectory": "/var/lib/lam\x1bina", "Images": 3, "Driver": "overlay2",
     "DriverCandidates": [{"Name": "erofs", "Usable": False, "Reason": "Linux 6.1 is older than 6.12"},
                          {"Name": "overlay2", "Usable": True, "Reason": ""}],
+    "RuntimeCandidates": [{"Name": "runc", "Usable": True, "Reason": "/bin/runc", "Weaker": ["it is old", "bare"]}],
     "Identity": {"Rootless": False, "Ownership": "kept"}, "Mirrors": [], "Names": ["a", "b"],
     "Settings": [{"Key": "storage-driver", "Value": "overlay2", "Origin": "LAMINA_STORAGE_DRIVER"}],
 }
@@ -116,6 +132,8 @@ def test_info(command: Command) -> None:
         "DriverCandidates:",
         " erofs: Linux 6.1 is older than 6.12",
         " overlay2: usable",
+        "RuntimeCandidates:",
+        " runc: /bin/runc; weaker: it is old; weaker: bare",
         "Identity:",
         " Rootless: false",
         " Ownership: kept",

@@ -65,7 +65,8 @@ def _flat(value: Any) -> str:
         if {"Key", "Value", "Origin"} <= value.keys():
             return visible(f"{value['Key']}: {value['Value']}  ({value['Origin']})")
         if {"Name", "Usable", "Reason"} <= value.keys():
-            return visible(f"{value['Name']}: {value['Reason'] or ('usable' if value['Usable'] else 'no')}")
+            text = f"{value['Name']}: {value['Reason'] or ('usable' if value['Usable'] else 'no')}"
+            return visible("; ".join((text, *(f"weaker: {each}" for each in value.get("Weaker", ())))))
         return " ".join(f"{visible(str(key))}={_flat(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_flat, value)) or "(none)"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamina.cli.images import short_id
 from lamina.cli.output import OUTPUT_HELP, STREAM, written
+from lamina.cli.platforms import PLATFORM_HELP, platform_of
 from lamina.cli.progress import shown
-from lamina.cli.registry import PLATFORM_HELP, platform_of
 from lamina.cli.session import Refused
 from lamina.cli.terminal import is_terminal, visible
 from lamina.cli.verbs import Verb
@@ -56,22 +56,35 @@ under its name when it is whole. The same images give the same bytes.""",
 def _export_arguments(parser: VerbParser) -> None:
     parser.positional("name", "NAME", "a name, an ID, or the beginning of an ID")
     parser.value("-o", "--output", metavar="FILE", default="", about=OUTPUT_HELP)
-    parser.value("--type", metavar="TYPE", choices=["image"], default="image", about="only 'image' for now")
+    parser.value("--type", metavar="TYPE", choices=["image", "container"], default="",
+                 about="image or container, where both have the name")
 
 
 def _export(arguments: Arguments, session: Session) -> None:
+    from lamina.runtime.container import ContainerNotFound
+
     with session.engine() as engine, written(arguments.output, session, "export") as out:
-        engine.export(arguments.name, out)
+        is_container = arguments.type == "container"
+        if not arguments.type:
+            with suppress(ContainerNotFound):
+                engine.container(arguments.name)
+                is_container = True
+        export = engine.export_container if is_container else engine.export
+        export(arguments.name, out)
 
 
 EXPORT = Verb(
     _export,
     usage="[OPTIONS] NAME",
     about="""\
-All layers as one tar: what a container would see, with owners, modes, times and extended attributes.
-Needs no root and unpacks nothing.""",
+The filesystem of a container, or of an image, as one tar: with owners, modes, times and extended
+attributes. Volumes are not part of it. For an image it is what a container would see; nothing is
+unpacked.""",
     arguments=_export_arguments,
-    examples=("lamina export redis:7 -o redis-root.tar", "lamina export redis:7 | tar -tv | head"),
+    examples=(
+        "lamina export web -o web-root.tar", "lamina export redis:7 -o redis-root.tar",
+        "lamina export redis:7 | tar -tv | head",
+    ),
 )
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from lamina.errors import InvalidInput
+from lamina.errors import InvalidInput, nearest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ argparse._ = str  # type: ignore[attr-defined]
 
 Arguments = argparse.Namespace
 _SWITCH = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
-_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]+)?)\s*(?:([kmgt])(i?)b?|b)?", re.IGNORECASE)
+_SIZE = r"(?i)([0-9]{1,18}(?:\.[0-9]+)?)\s*(?:([kmgt])(i?)b?|b)?"
 # Options that may stand before the verb or after it, and those of them that take a value.
 GLOBAL_VALUES = ("--root", "--config-file", "--storage-driver", "--storage-opt")
 
@@ -72,7 +72,7 @@ class VerbParser(argparse.ArgumentParser):
 
     def read(self, words: Sequence[str], begun: Arguments) -> Arguments:
         """``begun`` holds what the words before the verb said."""
-        words, command = _split_command(words, self.verb.command)
+        words, command = self._split(words)
         words, switched = self._switches(words)
         arguments = self.parse_intermixed_args(_protected(words), begun)
         for name, value in {**vars(arguments), **switched}.items():
@@ -82,9 +82,39 @@ class VerbParser(argparse.ArgumentParser):
 
     def wants_help(self, words: Sequence[str]) -> bool:
         """Asked before anything else is read, so that ``lamina rmi --help`` needs no image."""
-        ours, _ = _split_command(words, self.verb.command)
+        ours, _ = self._split(words)
         ours = ours[: list(ours).index("--")] if "--" in ours else ours
-        return "-h" in ours or "--help" in ours
+        return "--help" in ours or ("-h" in ours and self._option_string_actions["-h"].dest == "help")
+
+    def _split(self, words: Sequence[str]) -> tuple[Sequence[str], list[str]]:
+        """Our words, and the user's own command behind them."""
+        if self.verb.command != "after":
+            return _split_command(words, self.verb.command)
+        position = self._after_options(words)
+        if position < len(words) and words[position] == "--":
+            words = [*words[:position], *words[position + 1 :]]
+        return words[: position + 1], list(words[position + 1 :])
+
+    def _after_options(self, words: Sequence[str]) -> int:
+        """Where the first word stands that is neither an option nor an option's value."""
+        position = 0
+        while position < len(words):
+            word = words[position]
+            if word == "--" or not word.startswith("-") or word == "-":
+                break
+            position += 2 if self._wants_value(word) else 1
+        return min(position, len(words))
+
+    def _wants_value(self, word: str) -> bool:
+        """Whether the next word belongs to this option; ``-dit`` and ``-p80:80`` are read by letters."""
+        if word.startswith("--"):
+            action = self._option_string_actions.get(word)
+            return action is not None and action.nargs != 0
+        for number, letter in enumerate(word[1:], 2):
+            action = self._option_string_actions.get(f"-{letter}")
+            if action is None or action.nargs != 0:
+                return action is not None and number == len(word)
+        return False
 
     def _switches(self, words: Sequence[str]) -> tuple[list[str], dict[str, bool]]:
         """Takes ``--flag=true`` and ``--flag=false`` out of the words; argparse knows only ``--flag``."""
@@ -144,7 +174,9 @@ def add_globals(parser: argparse.ArgumentParser, debug: Sequence[str] = ("--debu
     parser.add_argument("--storage-opt", metavar="KEY=VALUE", action="append", default=unset,
                         help="an option for the storage driver; may be repeated")
     parser.add_argument(*debug, action="store_true", default=unset, help="show where an error arose")
-    parser.add_argument("-h", "--help", action="store_true", default=unset, help="show this help")
+    # `docker run -h NAME` is the host's name: a verb's own -h goes before ours.
+    short = () if "-h" in parser._option_string_actions else ("-h",)  # noqa: SLF001 - its only name
+    parser.add_argument(*short, "--help", action="store_true", default=unset, help="show this help")
 
 
 def split_globals(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -178,17 +210,14 @@ class GlobalParser(argparse.ArgumentParser):
         raise error
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """``; did you mean X?`` where one comes near."""
-    import difflib
-
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+def pairs_of(texts: Sequence[str]) -> dict[str, str]:
+    """``KEY[=VALUE]``; the last of several values counts."""
+    return {key: value for key, _equals, value in (text.partition("=") for text in texts)}
 
 
 def parse_size(text: str, option: str) -> int:
     """``10MB``, ``10 m``, ``1.5GiB``, ``4096``: bytes. Decimal units, but for those with an ``i``."""
-    found = _SIZE.fullmatch(text.strip())
+    found = re.fullmatch(_SIZE, text.strip())
     if found is None:
         raise UsageError(f"{option}: expected a size such as 500kB or 10MB, got {text!r}")
     power = " kmgt".index((found[2] or " ").lower())

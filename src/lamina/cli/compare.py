@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lamina.cli.arguments import UsageError
 from lamina.cli.explain import shortened, spell_digest, spell_instruction, spell_number, spell_size
 from lamina.cli.listing import Listing, show
+from lamina.cli.platforms import PLATFORM_HELP, platform_of
 from lamina.cli.quantity import human_size, minute_of
-from lamina.cli.registry import PLATFORM_HELP, platform_of
 from lamina.cli.terminal import json_text, visible
 from lamina.cli.verbs import Verb
 from lamina.layer.entry import Kind
@@ -30,8 +29,9 @@ _FILE_HEADINGS = {
 
 
 def _arguments(parser: VerbParser) -> None:
-    parser.positional("before", "IMAGE_A", "an image here, or docker://REF, oci:DIR, ./FILE and so on")
-    parser.positional("after", "IMAGE_B", "the image to compare it with", nargs="?")
+    parser.positional("before", "CONTAINER|IMAGE_A",
+                      "a container; or an image here, docker://REF, oci:DIR, ./FILE and so on")
+    parser.positional("after", "IMAGE_B", "the image to compare an image with", nargs="?")
     parser.positional("path", "PATH", "only files at and below this path", nargs="?")
     parser.value("--by", metavar="WHAT", choices=("file", "layer"), default="file",
                  about="file (the default) or layer: which layers both have, and which only one")
@@ -47,7 +47,7 @@ def _diff(arguments: Arguments, session: Session) -> int:
     from lamina.cli.progress import shown
 
     if arguments.after is None:
-        raise UsageError("diff needs two images, as in lamina diff app:1 app:2")
+        return _diff_container(arguments, session)
     platform = platform_of(arguments.platform)
     with shown(session, session.stderr) as report, session.engine(report) as engine:
         found = engine.diff(
@@ -55,6 +55,21 @@ def _diff(arguments: Arguments, session: Session) -> int:
         )
     _show(found, arguments, session)
     return 1 if arguments.exit_code and not found.is_same else 0
+
+
+def _diff_container(arguments: Arguments, session: Session) -> int:
+    """With one name it is docker's diff: what a container changed. Exit codes are docker's too."""
+    from lamina.cli.committing import show_changes
+    from lamina.runtime.container import ContainerNotFound
+
+    with session.engine() as engine:
+        try:
+            changes = engine.container_changes(arguments.before)
+        except ContainerNotFound as error:
+            error.add_note("to compare two images, name both: lamina diff app:1 app:2")
+            raise
+    show_changes(changes, arguments.format, session)
+    return 1 if arguments.exit_code and changes else 0
 
 
 def _show(found: Comparison, arguments: Arguments, session: Session) -> None:
@@ -228,17 +243,19 @@ def document_of(before: str, after: str, found: Comparison) -> dict[str, Any]:
 
 DIFF = Verb(
     _diff,
-    usage="[OPTIONS] IMAGE_A IMAGE_B [PATH]",
+    usage="[OPTIONS] CONTAINER | IMAGE_A IMAGE_B [PATH]",
     about="""\
-Shows what a container of IMAGE_B sees that one of IMAGE_A does not, by docker diff's letters: A for a
-path that was added, D for one that is gone, C for one that changed, and how: kind, content, mode, owner,
-xattrs, target of a symlink, device; mtime with --times. Lines with the word config are settings:
-environment, command, entrypoint, labels, user, workdir, ports. Content is compared byte for byte, unless
-both images have the same file of the same layer. Exit codes: 0, whether or not anything is different; 1
-with --exit-code if something is; 125 when the images could not be compared.""",
+With one name, shows what that container changed in its own layer: A for a path that it added, C for one
+that it changed, D for one that it deleted.
+
+With two, shows what a container of IMAGE_B sees that one of IMAGE_A does not, by the same letters, and how
+a path changed: kind, content, mode, owner, xattrs, target of a symlink, device; mtime with --times. Lines
+with the word config are settings: environment, command, entrypoint, labels, user, workdir, ports. Content
+is compared byte for byte, unless both images have the same file of the same layer. Exit codes: 0, whether
+or not anything is different; 1 with --exit-code if something is; 125 when there was nothing to compare.""",
     arguments=_arguments,
     examples=(
-        "lamina diff app:1 app:2", "lamina diff --name-only app:1 app:2 /etc",
+        "lamina diff web", "lamina diff app:1 app:2", "lamina diff --name-only app:1 app:2 /etc",
         "lamina diff --by layer app:1 docker://registry.example/app:2",
         "lamina diff --exit-code --format json app:1 ./app.tar",
     ),

@@ -1,17 +1,17 @@
 """Completion for shells: short scripts that ask ``lamina __complete`` what may come next.
 
-The words come from the same tables and parsers that read the command line, so nothing can drift. The
-names of images come from the state file, opened for reading alone.
+The words come from the same tables and parsers that read the command line, so nothing can drift. Names
+of what is here come from ``localnames``.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from lamina.cli import quick, verbs
+from lamina.cli import verbs
 from lamina.cli.arguments import GlobalParser, VerbParser, split_globals
+from lamina.cli.localnames import container_names, image_names, network_names, volume_names
 from lamina.cli.verbs import Verb
 
 TYPE_CHECKING = False
@@ -91,17 +91,33 @@ SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 _ANYWHERE = frozenset({"squash", "waste", "diff", "du", "report", "verify-erased", "secrets"})
 _IMAGES = _ANYWHERE | {
     "push", "save", "export", "images", "inspect", "history", "tag", "rmi", "layers", "ls", "cat", "blame",
-    "obscured", "mount", "umount", "pull",
+    "obscured", "mount", "umount", "pull", "run", "create",
 }
+_CONTAINERS = frozenset({
+    "start", "stop", "restart", "kill", "wait", "logs", "exec", "attach", "top", "stats", "port", "commit",
+    "rename", "update", "pause", "unpause", "rm", "cp", "diff", "export", "inspect",
+})
+_VOLUMES = frozenset({"volume inspect", "volume rm"})
+_NETWORKS = frozenset({"network inspect", "network rm"})
+# What follows their first word is a command of the container's, or a name that is still free.
+_ONE_NAME = frozenset({"run", "create", "exec", "top", "commit", "rename", "logs", "attach", "port"})
 _FILES = frozenset({"load", "import"})
-_FILE_OPTIONS = frozenset({"--output", "-o", "--input", "-i", "--root", "--config-file",
-                           "--references", "--secret-file"})
+_FILE_OPTIONS = frozenset({"--output", "-o", "--input", "-i", "--root", "--config-file", "--references",
+                           "--secret-file", "--env-file", "--label-file", "--cidfile", "--device"})
 _IMAGE_OPTIONS = frozenset({"--base", "--tag", "-t"})
+_NAMES_OF_OPTIONS: dict[str, Callable[[Session], list[str]]] = {
+    "--network": network_names, "--net": network_names, "--volumes-from": container_names,
+    **dict.fromkeys(_IMAGE_OPTIONS, image_names),
+}
+_VOLUME_OPTIONS = frozenset({"--volume", "-v"})
 _CHOICES = {
     "--storage-driver": ("overlay2", "erofs", "vfs"),
     "--platform": ("linux/amd64", "linux/arm64", "linux/arm/v7", "linux/386", "linux/ppc64le",
                    "linux/riscv64", "linux/s390x"),
     "--kind": ("metadata", "moved", "replaced", "deleted", "marker", "cache", "duplicate"),
+    "--runtime": ("crun", "runc", "embedded"),
+    "--restart": ("no", "always", "on-failure", "unless-stopped"),
+    "--log-driver": ("json-file", "none"),
 }
 
 
@@ -116,7 +132,7 @@ def _print_script(arguments: Arguments, session: Session) -> None:
 COMPLETION = Verb(
     _print_script,
     usage="bash|zsh|fish",
-    about="Completes verbs, options, and the names of images that are here.",
+    about="Completes verbs, options, and the names of what is here: images, containers, volumes, networks.",
     arguments=_arguments,
     examples=("source <(lamina completion bash)", "lamina completion fish | source"),
 )
@@ -176,8 +192,34 @@ def _within_verb(rest: Sequence[str], current: str, session: Session) -> Iterato
         yield from _matching(((shell, "") for shell in SCRIPTS), current)
     elif name in _FILES or (name in _ANYWHERE and current.startswith((".", "/"))):
         yield FILES
-    elif name in _IMAGES:
-        yield from _matching(((image, "") for image in image_names(session)), current)
+    elif name not in _ONE_NAME or not _positionals(parser, rest[count:]):
+        yield from _matching(((word, "") for word in _names(name, session)), current)
+        if name == "cp":
+            yield FILES
+
+
+def _names(verb: str, session: Session) -> Iterator[str]:
+    """Of what the verb is about. A path in a container begins with its name and a colon."""
+    for verbs_of, names in (
+        (_CONTAINERS, container_names), (_IMAGES, image_names), (_VOLUMES, volume_names),
+        (_NETWORKS, network_names),
+    ):
+        if verb in verbs_of:
+            yield from (f"{name}:" if verb == "cp" else name for name in names(session))
+
+
+def _positionals(parser: VerbParser, words: Sequence[str]) -> list[str]:
+    """The words that are neither options nor their values."""
+    found, is_value = [], False
+    for word in words:
+        if is_value:
+            is_value = False
+        elif word.startswith("-"):
+            action = parser._option_string_actions.get(word)  # noqa: SLF001
+            is_value = action is not None and action.nargs != 0
+        else:
+            found.append(word)
+    return found
 
 
 def _awaits_value(words: Sequence[str]) -> bool:
@@ -189,8 +231,11 @@ def _awaits_value(words: Sequence[str]) -> bool:
 def _values_of(option: str, current: str, session: Session) -> Iterator[str]:
     if option in _FILE_OPTIONS:
         yield FILES
-    if option in _IMAGE_OPTIONS:
-        yield from _matching(((image, "") for image in image_names(session)), current)
+    if option in _VOLUME_OPTIONS:
+        yield from _matching(((f"{name}:", "") for name in volume_names(session)), current)
+        yield FILES
+    if option in _NAMES_OF_OPTIONS:
+        yield from _matching(((name, "") for name in _NAMES_OF_OPTIONS[option](session)), current)
     yield from _matching(((value, "") for value in _CHOICES.get(option, ())), current)
 
 
@@ -204,21 +249,3 @@ def _matching(pairs: Iterable[tuple[str, str]], current: str) -> Iterator[str]:
     for word, meaning in pairs:
         if word.startswith(current):
             yield f"{word}\t{meaning}" if meaning else word
-
-
-def image_names(session: Session) -> list[str]:
-    """Names as people type them; none at all rather than an error under somebody's cursor."""
-    import sqlite3
-
-    root = session.flags.get("data-root") or quick.state_directory(session.environ) or session.settings.root
-    path = quick.quoted(os.path.join(str(root), "state.sqlite"))
-    connection: sqlite3.Connection | None = None
-    try:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=0.2)
-        rows = connection.execute("SELECT name FROM names ORDER BY name LIMIT 5000").fetchall()
-    except sqlite3.Error:
-        return []
-    finally:
-        if connection is not None:
-            connection.close()
-    return [":".join(filter(None, quick.familiar(name))) for (name,) in rows if "@" not in name]

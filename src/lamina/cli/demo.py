@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamina.cli.session import Refused, Session
 from lamina.cli.terminal import is_terminal, visible
 from lamina.cli.verbs import Verb
+from lamina.values import dataclass
 
 if TYPE_CHECKING:
     from lamina.cli.arguments import Arguments, VerbParser
@@ -32,12 +32,16 @@ _DRIVERS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chapter:
-    """What is said before and after some command lines; {app} and {worker} stand for the images' names."""
+    """What is said before and after some command lines; {app} and {worker} stand for the images' names.
+
+    Where nothing may be mounted, one that needs it says why instead.
+    """
 
     title: str
     before: str = ""
     commands: tuple[str, ...]
     after: str
+    needs_mounts: bool = False
 
 
 CHAPTERS = (
@@ -125,12 +129,33 @@ The image itself has not changed, and its history is told on in the new one.""",
         after="""\
 Clean, with a certificate for those who ask (`-o`). But whoever pulled the image before has it still.""",
     ),
+    Chapter(
+        title="Containers: a layer of their own",
+        before="""\
+A container is an image's layers with a writable one on top. Here are two of one image; a file is copied
+into each, over File 7 in the first, and beside it in the second.""",
+        commands=(
+            "create --name one {app}", "create --name two {app}",
+            "cp note one:/files/file-6", "cp note two:/files/note", "diff one", "diff two",
+        ),
+        after="""\
+Each has its own change, and sees nothing of the other's. What neither of them touched, they share.""",
+        needs_mounts=True,
+    ),
+    Chapter(
+        title="The image stays as it was",
+        commands=("cat {app} /files/file-6", "system df", "rm one two"),
+        after="""\
+`rm` took the two layers away; `commit` would have made images of them. These images hold no program, so
+nothing ran here. With one that does:  lamina run --rm -it alpine:3 sh""",
+        needs_mounts=True,
+    ),
 )
 # These answer a question by their exit code too: 1 is an answer, not a failure.
 _ANSWERING = ("verify-erased",)
 _SHOWING_PROGRESS = ("pull",)
 _CLOSING = """\
-That is all there is to it: layers named by their digests, stored once, stacked into images.
+That is all there is to it: layers named by their digests, stored once, stacked into images and containers.
 Now with a real one:  lamina pull redis:latest && lamina layers redis"""
 
 
@@ -145,6 +170,7 @@ def _demo(arguments: Arguments, session: Session) -> int:
         inner = _inner_session(session, work)
         host = stack.enter_context(_published(inner, os.path.join(work, "registry")))
         names = {name: f"{host}/{_REPOSITORY}/{name}:1" for name in ("app", "worker")}
+        stack.enter_context(_beside_a_note(work))
         for number, chapter in enumerate(CHAPTERS, 1):
             code = _tell(number, chapter, names, session, inner)
             if code:
@@ -169,6 +195,27 @@ def _workplace(keep: str) -> Iterator[str]:
         raise Refused(f"{keep}: not empty; --keep wants a new or an empty directory")
     os.makedirs(keep, exist_ok=True)
     yield os.path.abspath(keep)
+
+
+@contextmanager
+def _beside_a_note(work: str) -> Iterator[None]:
+    """Where the commands find a file by a short name."""
+    from contextlib import chdir
+
+    place = os.path.join(work, "here")
+    os.makedirs(place)
+    with open(os.path.join(place, "note"), "w", encoding="utf-8") as file:
+        file.write("Written in a container\n")
+    with chdir(place):
+        yield
+
+
+def _why_no_mounts(inner: Session) -> str:
+    """Empty where containers can be had."""
+    from lamina.engine.starting import no_namespaces
+
+    with _again(inner, is_quiet=True).engine() as engine:
+        return "" if engine.driver.identity.may_mount else no_namespaces()
 
 
 def _inner_session(session: Session, work: str) -> Session:
@@ -212,6 +259,9 @@ def _tell(
     session.print(_heading(f"{number}. {chapter.title}", session))
     if chapter.before:
         session.print(chapter.before)
+    if chapter.needs_mounts and (reason := _why_no_mounts(inner)):
+        session.print(f"Not here: {reason}.")
+        return 0
     for text in chapter.commands:
         code = _show(text, names, session, inner)
         if code:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lamina.cli import failures, verbs
-from lamina.cli.arguments import Arguments, GlobalParser, UsageError, VerbParser, nearest, split_globals
+from lamina.cli.arguments import Arguments, GlobalParser, UsageError, VerbParser, split_globals
 from lamina.cli.session import OutputClosed, Session
+from lamina.errors import nearest
 
 _SETTING_OF = {"root": "data-root", "storage_driver": "storage-driver", "storage_opt": "storage-opts"}
 

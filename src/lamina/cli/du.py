@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from lamina.cli.arguments import UsageError
 from lamina.cli.explain import shortened, spell_size
 from lamina.cli.listing import Listing, show
+from lamina.cli.platforms import PLATFORM_HELP, platform_of
 from lamina.cli.quantity import human_size
-from lamina.cli.registry import PLATFORM_HELP, platform_of
 from lamina.cli.verbs import Verb
 
 if TYPE_CHECKING:

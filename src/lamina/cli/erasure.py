@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamina.cli.arguments import UsageError
 from lamina.cli.listing import Listing, check_document_form, show, show_document
-from lamina.cli.registry import PLATFORM_HELP, platform_of
+from lamina.cli.platforms import PLATFORM_HELP, platform_of
 from lamina.cli.terminal import json_text
 from lamina.cli.verbs import Verb
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lamina.cli import verbs
-from lamina.cli.arguments import Arguments, GlobalParser, UsageError, VerbParser, nearest
+from lamina.cli.arguments import Arguments, GlobalParser, UsageError, VerbParser
 from lamina.cli.verbs import Verb
+from lamina.errors import nearest
 
 if TYPE_CHECKING:
     from lamina.cli.session import Session

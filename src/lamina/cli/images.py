@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lamina.cli.listing import Listing, show
+from lamina.cli.listing import Listing, show, show_documents
 from lamina.cli.quantity import human_size, moment, since
-from lamina.cli.terminal import json_text, visible
+from lamina.cli.several import collected
+from lamina.cli.terminal import visible
 from lamina.cli.verbs import Verb
-from lamina.errors import LaminaError
+from lamina.errors import InvalidInput, LaminaError
 
 if TYPE_CHECKING:
     from lamina.cli.arguments import Arguments, VerbParser
     from lamina.cli.session import Session
+    from lamina.engine.engine import Engine
     from lamina.engine.images import HistoryRow, ImageSummary
 
 FORMAT_HELP = "'table', 'json' (one object a line), 'table TEMPLATE' or a Go template such as '{{.ID}}'"
@@ -110,57 +112,62 @@ IMAGES = Verb(
 
 
 def _inspect_arguments(parser: VerbParser) -> None:
-    parser.positional("names", "IMAGE", "a name, an ID, or the beginning of an ID", nargs="+")
+    parser.positional("names", "NAME", "a container, image, volume or network", nargs="+")
     parser.value("-f", "--format", metavar="FORMAT", default="", about="'json' or a Go template such as "
                  "'{{.Architecture}}'")
-    parser.value("--type", metavar="TYPE", choices=["image"], default="image", about="only 'image' for now")
+    parser.value("--type", metavar="TYPE", choices=["container", "image", "network", "volume"], default="",
+                 about="container, image, network or volume; without it the first that has the name")
     parser.flag("-s", "--size", about="accepted for docker's sake: sizes are always shown")
 
 
 def _inspect(arguments: Arguments, session: Session) -> int:
     """Those found are printed even if others are missing, as docker does it."""
-    from lamina.cli import failures
-
-    documents, code = [], 0
     with session.engine() as engine:
-        for name in arguments.names:
-            try:
-                documents.append(engine.inspect(name))
-            except LaminaError as error:
-                session.flush()
-                code = failures.report(error, session)
-    _print_documents(session, documents, arguments.format)
-    if documents and not arguments.format:
+        found, code = collected(
+            session, arguments.names, lambda name: _document(engine, name, arguments.type)
+        )
+    show_documents(session, [document for _, document in found], arguments.format)
+    if not arguments.format and any(kind == "image" for kind, _ in found):
         session.hint("note: RootFS.Layers lists diff ids, the digests of uncompressed layers; pull printed\n"
                      "      the digests of compressed ones. "
                      f"`lamina layers {visible(arguments.names[0])}` shows both.")
     return code
 
 
-def _print_documents(session: Session, documents: Sequence[dict[str, Any]], form: str) -> None:
-    if not form:
-        session.print(json_text(documents, indent=4))
-    elif form == "json":
-        for document in documents:
-            session.print(json_text(document))
-    else:
-        from lamina.cli.template import Template
+def _document(engine: Engine, name: str, wanted: str) -> tuple[str, dict[str, Any]]:
+    """With its kind: a container before an image of its name, as docker has it; then a network, a volume."""
+    from lamina.errors import NotFound
 
-        template = Template(form)
-        for document in documents:
-            session.print(template.render(document))
+    readers: dict[str, Callable[[str], dict[str, Any]]] = {
+        "container": engine.inspect_container, "image": engine.inspect,
+        "network": engine.inspect_network, "volume": engine.inspect_volume,
+    }
+    if wanted:
+        return wanted, readers[wanted](name)
+    missing: NotFound | None = None
+    for kind, read in readers.items():
+        try:
+            return kind, read(name)
+        except NotFound as error:
+            missing = error if kind == "image" else missing
+        except InvalidInput:
+            if kind == "image":
+                raise
+    assert missing is not None
+    missing.add_note("nor is there a container, network or volume of that name")
+    raise missing
 
 
 INSPECT = Verb(
     _inspect,
-    usage="[OPTIONS] IMAGE [IMAGE...]",
+    usage="[OPTIONS] NAME [NAME...]",
     about="""\
-Prints a JSON array with docker's field names. RootFS.Layers lists the layers' diff ids, base first: a
-diff id is the digest of a layer's uncompressed tar. What `lamina pull` prints for the same layer is the
-digest of its compressed blob; `lamina layers` shows both.""",
+Prints a JSON array with docker's field names. Of an image, RootFS.Layers lists the layers' diff ids, base
+first: a diff id is the digest of a layer's uncompressed tar. What `lamina pull` prints for the same layer
+is the digest of its compressed blob; `lamina layers` shows both.""",
     arguments=_inspect_arguments,
     examples=(
-        "lamina inspect redis:latest",
+        "lamina inspect redis:latest", "lamina inspect -f '{{.State.Status}}' web",
         "lamina inspect -f '{{json .RootFS.Layers}}' redis:latest",
         "lamina inspect -f '{{.Os}}/{{.Architecture}}' redis:latest",
     ),

@@ -98,6 +98,14 @@ def check_document_form(form: str) -> None:
     Template(form)
 
 
+def show_documents(session: Session, documents: Sequence[Row], form: str) -> None:
+    """What docker's ``inspect`` prints: an array, or for each one a line."""
+    if not form:
+        session.print(json_text(documents, indent=4))
+    else:
+        show(session, Listing({}), documents, form)
+
+
 def show_document(session: Session, document: Row, form: str) -> None:
     if form.strip(" ") == "json":
         session.print(json_text(document, indent=2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import Self, TextIO
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.text import Text
 from lamina.cli.progress import Steps, line
 from lamina.cli.quantity import human_size
 from lamina.events import Action, Event, Report
+from lamina.values import dataclass
 
 _FRAMES = 10  # a second
 _BAR = 50  # docker's width, given up on a narrow terminal

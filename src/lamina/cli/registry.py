@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lamina.cli.arguments import UsageError
+from lamina.cli.platforms import PLATFORM_HELP, platform_of
 from lamina.cli.progress import shown
 from lamina.cli.session import Refused
 from lamina.cli.terminal import is_terminal, json_text, visible
 from lamina.cli.verbs import Verb
-from lamina.oci.descriptor import Platform
 from lamina.oci.reference import Reference
 
 if TYPE_CHECKING:
@@ -23,12 +23,7 @@ if TYPE_CHECKING:
     from lamina.cli.session import Session
     from lamina.engine.transfer import Pulled
 
-PLATFORM_HELP = "os/architecture[/variant] instead of this machine's (also DOCKER_DEFAULT_PLATFORM)"
 _RESUMES = "what has arrived is kept, and the next pull goes on from there"
-
-
-def platform_of(text: str) -> Platform | None:
-    return Platform.parse(text) if text else None
 
 
 # -- pull

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lamina.cli.output import OUTPUT_HELP, STREAM, written
+from lamina.cli.platforms import PLATFORM_HELP, platform_of
 from lamina.cli.quantity import human_size
-from lamina.cli.registry import PLATFORM_HELP, platform_of
 from lamina.cli.terminal import json_text, visible
 from lamina.cli.verbs import Verb
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from lamina.content.local import LocalStore
 from lamina.layer.compress import Compression, deflate, layer_media_type
@@ -20,6 +19,7 @@ from lamina.oci.descriptor import OCI_CONFIG, Platform
 from lamina.oci.digest import Digest
 from lamina.oci.manifest import Manifest
 from lamina.oci.reference import Reference
+from lamina.values import dataclass
 
 CREATED = "2024-05-01T12:00:00Z"
 _MTIME = 1_714_564_800 * 10**9  # the same moment

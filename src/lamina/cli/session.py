@@ -109,6 +109,12 @@ class Session:
         if self.has_hints and is_terminal(self.stdout) and is_terminal(self.stderr):
             self.note(text)
 
+    def agrees(self, what: str) -> bool:
+        """Asks before something is removed for good; ``what`` names it."""
+        self.stderr.write(f"WARNING! This will remove {what}.\nAre you sure you want to continue? [y/N] ")
+        self.stderr.flush()
+        return self.stdin.readline().strip().lower() in ("y", "yes")
+
     def complain(self, text: str) -> None:
         self.stderr.write(f"lamina: {visible(text)}\n")
 

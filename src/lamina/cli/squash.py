@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from lamina.cli.explain import shortened
 from lamina.cli.images import short_id
 from lamina.cli.listing import check_document_form, show_document
+from lamina.cli.platforms import PLATFORM_HELP, platform_of
 from lamina.cli.progress import shown
 from lamina.cli.quantity import human_size
-from lamina.cli.registry import PLATFORM_HELP, platform_of
 from lamina.cli.terminal import visible
 from lamina.cli.verbs import Verb
 

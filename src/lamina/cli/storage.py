@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lamina.cli.images import FILTER_HELP, FORMAT_HELP, filters_of, short_id
@@ -15,6 +15,7 @@ from lamina.cli.verbs import Verb
 if TYPE_CHECKING:
     from lamina.cli.arguments import Arguments, VerbParser
     from lamina.cli.session import Session
+    from lamina.engine.engine import Engine
     from lamina.engine.housekeeping import ImageUsage, UsageRow
 
 DF_DIGITS = 4  # docker's
@@ -80,43 +81,85 @@ images share it. RECLAIMABLE is what the matching prune frees.""",
 # -- prune
 
 
-def _prune_arguments(parser: VerbParser) -> None:
+def _image_prune_arguments(parser: VerbParser) -> None:
     parser.flag("-a", "--all", about="every image that is not in use, not only those without a name")
     parser.flag("-f", "--force", about="do not ask")
     parser.values("--filter", metavar="KEY=VALUE", about=FILTER_HELP + " (label, until)")
 
 
-def _prune(arguments: Arguments, session: Session) -> int:
-    if not arguments.force and not _agreed(arguments, session):
+def _prune_arguments(parser: VerbParser) -> None:
+    _image_prune_arguments(parser)
+    parser.flag("--volumes", about="anonymous volumes that no container has, too")
+
+
+def _image_prune(arguments: Arguments, session: Session) -> int:
+    what = "all images that are not in use" if arguments.all else "all images without a name"
+    if not arguments.force and not session.agrees(f"{what}, and content that nothing reaches"):
         return 0
     with session.engine() as engine:
-        pruned = engine.prune(all_images=arguments.all, filters=filters_of(arguments.filter))
+        freed = _prune_images(arguments, session, engine)
+    session.print(f"Total reclaimed space: {human_size(freed, DF_DIGITS)}")
+    return 0
+
+
+def _prune(arguments: Arguments, session: Session) -> int:
+    """Containers first: what only they needed goes with them."""
+    what = ["all containers that do not run", "all networks that no running container is on"]
+    if arguments.volumes:
+        what.append("all anonymous volumes that no container has")
+    what.append("all images that are not in use" if arguments.all else "all images without a name")
+    if not arguments.force and not session.agrees(f"{', '.join(what)}, and content that nothing reaches"):
+        return 0
+    filters = filters_of(arguments.filter)
+    with session.engine() as engine:
+        removed, freed = engine.prune_containers(filters)
+        _print_removed(session, "Containers", removed)
+        _print_removed(session, "Networks", engine.prune_networks(filters))
+        if arguments.volumes:
+            pruned = engine.prune_volumes({name: each for name, each in filters.items() if name != "until"})
+            _print_removed(session, "Volumes", pruned.names)
+            freed += pruned.freed
+        freed += _prune_images(arguments, session, engine)
+    session.print(f"Total reclaimed space: {human_size(freed, DF_DIGITS)}")
+    return 0
+
+
+def _prune_images(arguments: Arguments, session: Session, engine: Engine) -> int:
+    pruned = engine.prune(all_images=arguments.all, filters=filters_of(arguments.filter))
     if pruned.removed:
         session.print("Deleted Images:")
     for item in pruned.removed:
         session.print(f"{str(item.kind).lower()}: {visible(item.subject)}")
     if pruned.removed:
         session.print("")
-    session.print(f"Total reclaimed space: {human_size(pruned.freed, DF_DIGITS)}")
-    return 0
+    return pruned.freed
 
 
-def _agreed(arguments: Arguments, session: Session) -> bool:
-    what = "all images that are not in use" if arguments.all else "all images without a name"
-    session.stderr.write(f"WARNING! This will remove {what}, and content that nothing reaches.\n"
-                         "Are you sure you want to continue? [y/N] ")
-    session.stderr.flush()
-    return session.stdin.readline().strip().lower() in ("y", "yes")
+def _print_removed(session: Session, what: str, names: Sequence[str]) -> None:
+    if names:
+        session.print(f"Deleted {what}:")
+        for name in names:
+            session.print(visible(name))
+        session.print("")
 
 
+IMAGE_PRUNE = Verb(
+    _image_prune,
+    usage="[OPTIONS]",
+    about="""\
+Removes images without a name, and whatever an interrupted pull or a removed image left behind. What a
+container, or another process, is using is never touched.""",
+    arguments=_image_prune_arguments,
+    examples=("lamina image prune", "lamina image prune --all --force --filter until=240h"),
+)
 PRUNE = Verb(
     _prune,
     usage="[OPTIONS]",
     about="""\
-Removes images without a name, and whatever an interrupted pull or a removed image left behind. What
-another process is using right now is never touched.""",
+Removes containers that do not run, networks that nothing is on, images without a name, and whatever an
+interrupted pull or a removed image left behind. What another process is using right now is never touched.""",
     arguments=_prune_arguments,
-    examples=("lamina prune", "lamina prune --all --force --filter until=240h"),
+    examples=("lamina prune", "lamina system prune --all --volumes --force --filter until=240h"),
 )
 
 

@@ -18,7 +18,8 @@ class Verb:
     """``run`` answers with an exit code, ``None`` for 0.
 
     ``command`` says where a command of the user's own begins: ``"--"`` after that mark alone, ``"first"``
-    at the first word that is no option, ``"all"`` at once. ``trouble`` is the exit code for a failure.
+    at the first word that is no option, ``"after"`` behind that word, ``"all"`` at once. ``trouble`` is the
+    exit code for a failure.
     """
 
     __slots__ = ("about", "arguments", "command", "examples", "run", "trouble", "usage")
@@ -53,12 +54,49 @@ HEADINGS: dict[str, dict[str, tuple[str, str, str]]] = {
         "import": ("archives", "IMPORT", "Make an image of a root filesystem"),
         "export": ("archives", "EXPORT", "Write an image's filesystem as one tar"),
     },
+    "Containers": {
+        "run": ("running", "RUN", "Run a command in a new container"),
+        "create": ("running", "CREATE", "Make a container without starting it"),
+        "start": ("running", "START", "Start containers that do not run"),
+        "stop": ("lifecycle", "STOP", "Ask containers to end, and kill those that do not"),
+        "restart": ("lifecycle", "RESTART", "Stop containers and start them again"),
+        "kill": ("lifecycle", "KILL", "Send a signal to containers"),
+        "wait": ("lifecycle", "WAIT", "Wait until containers end, and print their exit codes"),
+        "ps": ("ps", "PS", "List containers"),
+        "logs": ("logs", "LOGS", "Print what a container wrote"),
+        "exec": ("running", "EXEC", "Run one more command in a running container"),
+        "attach": ("running", "ATTACH", "Connect this terminal with a running container"),
+        "top": ("ps", "TOP", "List the processes of a container"),
+        "stats": ("ps", "STATS", "Show what running containers use"),
+        "port": ("ps", "PORT", "Show where a container's ports are published"),
+        "cp": ("copying", "CP", "Copy files between a container and here"),
+        "commit": ("committing", "COMMIT", "Make an image of what a container changed"),
+        "rename": ("lifecycle", "RENAME", "Give a container another name"),
+        "update": ("lifecycle", "UPDATE", "Change limits of containers"),
+        "pause": ("lifecycle", "PAUSE", "Let no process of a container run"),
+        "unpause": ("lifecycle", "UNPAUSE", "Let a paused container go on"),
+        "rm": ("lifecycle", "RM", "Remove containers"),
+        "container prune": ("lifecycle", "PRUNE", "Remove all containers that do not run"),
+    },
+    "Networks and volumes": {
+        "network create": ("networks", "NETWORK_CREATE", "Make a network for containers"),
+        "network ls": ("networks", "NETWORK_LS", "List networks"),
+        "network inspect": ("networks", "NETWORK_INSPECT", "Show everything about networks as JSON"),
+        "network rm": ("networks", "NETWORK_RM", "Remove networks"),
+        "network prune": ("networks", "NETWORK_PRUNE", "Remove networks that nothing uses"),
+        "volume create": ("volumes", "VOLUME_CREATE", "Make a volume"),
+        "volume ls": ("volumes", "VOLUME_LS", "List volumes"),
+        "volume inspect": ("volumes", "VOLUME_INSPECT", "Show everything about volumes as JSON"),
+        "volume rm": ("volumes", "VOLUME_RM", "Remove volumes"),
+        "volume prune": ("volumes", "VOLUME_PRUNE", "Remove volumes that nothing uses"),
+    },
     "Images here": {
         "images": ("images", "IMAGES", "List images"),
         "inspect": ("images", "INSPECT", "Show everything about images as JSON"),
         "history": ("images", "HISTORY", "Show the instructions that made an image"),
         "tag": ("images", "TAG", "Give an image one more name"),
         "rmi": ("images", "RMI", "Remove names, and images that have none left"),
+        "image prune": ("storage", "IMAGE_PRUNE", "Remove images that nothing needs"),
     },
     "Layers and files": {
         "layers": ("explain", "LAYERS", "Show an image's layers, base first, and what each changes"),
@@ -110,12 +148,26 @@ ALIASES = {
     "image pull": "pull", "image push": "push", "image save": "save", "image load": "load",
     "image import": "import", "image ls": "images", "image list": "images", "image inspect": "inspect",
     "image history": "history", "image tag": "tag", "image rm": "rmi", "image remove": "rmi",
-    "image prune": "prune", "system prune": "prune", "system info": "info", "unmount": "umount",
+    "system prune": "prune", "system info": "info", "unmount": "umount",
+    "container run": "run", "container create": "create", "container start": "start",
+    "container stop": "stop", "container restart": "restart", "container kill": "kill",
+    "container wait": "wait", "container ls": "ps",
+    "container list": "ps", "container ps": "ps", "container logs": "logs", "container exec": "exec",
+    "container attach": "attach", "container top": "top", "container stats": "stats",
+    "container port": "port", "container cp": "cp", "container commit": "commit",
+    "container rename": "rename",
+    "container update": "update", "container pause": "pause", "container unpause": "unpause",
+    "container rm": "rm", "container remove": "rm", "container inspect": "inspect", "container diff": "diff",
+    "container export": "export", "network list": "network ls", "network remove": "network rm",
+    "volume list": "volume ls", "volume remove": "volume rm",
 }
 GROUPS = {
+    "container": "Verbs for containers",
     "image": "Verbs for images",
     "manifest": "Verbs for manifests in registries",
+    "network": "Verbs for networks of containers",
     "system": "Verbs for the state directory",
+    "volume": "Verbs for volumes",
 }
 
 

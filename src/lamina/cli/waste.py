@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from lamina.cli.arguments import UsageError, parse_size
 from lamina.cli.explain import spell_number, spell_size
 from lamina.cli.listing import Listing, show
+from lamina.cli.platforms import PLATFORM_HELP, platform_of
 from lamina.cli.quantity import human_size
-from lamina.cli.registry import PLATFORM_HELP, platform_of
 from lamina.cli.terminal import json_text, visible
 from lamina.cli.verbs import Verb
 
@@ -72,7 +72,7 @@ def _waste(arguments: Arguments, session: Session) -> int:
 
 
 def _kinds(words: Iterable[str]) -> frozenset[WasteKind]:
-    from lamina.cli.arguments import nearest
+    from lamina.errors import nearest
     from lamina.insight.waste import WasteKind
 
     for word in words:

@@ -68,12 +68,17 @@ def process_start(pid: int) -> int | None:
     """Clock ticks between boot and the start of a process; ``None`` when there is no such process.
 
     proc_pid_stat(5), field 22. The name in field 2 may hold anything, so count from its closing bracket.
+    One that has ended and that nobody waits for is no process, and may stay for ever where the machine's
+    first process is no init. (A first thread that has ended looks the same, but for the number of threads.)
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    return int(text.rpartition(b")")[2].split()[19])
+    fields = text.rpartition(b")")[2].split()
+    if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1:
+        return None
+    return int(fields[19])
 
 
 def boot_id() -> str:

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -110,7 +109,7 @@ class LocalStore:
             return ingest.commit(media_type)
 
     def ingest(self) -> LocalIngest:
-        directory = claim(self._ingests / f"new-{secrets.token_hex(16)}")
+        directory = claim(self._ingests / f"new-{os.urandom(16).hex()}")
         assert directory is not None
         return LocalIngest(directory, self._blobs)
 
@@ -179,7 +178,9 @@ class LocalStore:
         return found
 
     def forget(self, digest: Digest, names: Collection[str]) -> bool:
-        """Removes these names of an image and, unless it has others, its record; whether that went.
+        """Removes these names of an image and its record, unless it has others or a container needs it.
+
+        Whether the record went. Decided in one transaction, as a container is added in one.
 
         Its blobs wait for the collector.
         """
@@ -188,7 +189,8 @@ class LocalStore:
                 if (named := self.catalog.named(name)) is not None and named.descriptor.digest == digest:
                     self.catalog.unassign(name)
             left = self.catalog.with_digest(digest)
-            is_gone = left is None or not left.names
+            is_used = self.state.rows("SELECT 1 FROM containers WHERE image = ?", (digest,))
+            is_gone = left is None or not (left.names or is_used)
             if is_gone:
                 self.catalog.remove(digest)
         self.write_index()

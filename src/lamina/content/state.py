@@ -7,6 +7,8 @@ table (snapshots, for one) runs its own statements through :meth:`State.transact
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -15,11 +17,23 @@ from pathlib import Path
 
 from lamina.errors import Unavailable, Unsupported
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LOCK_SECONDS = 30.0
+_ROOM = 1 << 20
 
 # synchronous=FULL with WAL: a commit that returned survives power loss (sqlite.org/pragma.html).
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY")
+
+_CONTAINERS = """
+CREATE TABLE containers (
+    id        TEXT PRIMARY KEY,       -- 64 hex digits, and the name of a directory
+    name      TEXT NOT NULL UNIQUE,
+    image     TEXT NOT NULL,          -- digest of the root document of its image, which it keeps
+    config    TEXT NOT NULL,          -- the image ID
+    created   REAL NOT NULL,          -- seconds since the epoch
+    document  TEXT NOT NULL           -- JSON: the whole record
+) WITHOUT ROWID;
+"""
 
 _SCHEMA = """
 CREATE TABLE images (
@@ -88,22 +102,60 @@ class LockTimeout(Unavailable):
     pass
 
 
+def _insist_room(directory: Path) -> None:
+    """SQLite writes a byte into each 4 KiB of the file that it maps for its log, so that they are there.
+
+    Where blocks are smaller (ext4 on a small disk: 1 KiB) the rest comes to be when it is touched, and where
+    the disk is full then, the kernel kills the process (SIGBUS).
+    """
+    status = os.statvfs(directory)
+    if status.f_frsize < 4096 and status.f_bavail * status.f_frsize < _ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
+
+
 class State:
     """One connection, shared by the threads of a process: statements are serialised by a lock."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         self._depth = 0
-        self.connection = sqlite3.connect(
-            path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._open()
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """Opened anew if it was released."""
+        return self._connection if self._connection is not None else self._open()
+
+    def release(self) -> None:
+        """Closes the file until it is used again: before a fork whose child will open it too.
+
+        SQLite keeps what a process has open in tables of the process; a child that inherits them and opens
+        the same file takes locks on descriptors that are not there any more (sqlite.org/howtocorrupt.html,
+        2.6).
+        """
+        with self._lock:
+            assert not self._depth, "a transaction is open"
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        _insist_room(self._path.parent)
+        connection = sqlite3.connect(
+            self._path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
             for pragma in _PRAGMAS:
-                self.connection.execute(f"PRAGMA {pragma}")
-            self._migrate(path)
+                connection.execute(f"PRAGMA {pragma}")
+            self._connection = connection
+            self._migrate(self._path)
         except BaseException:
-            self.connection.close()
+            self._connection = None
+            connection.close()
             raise
+        return connection
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -133,7 +185,8 @@ class State:
 
     def close(self) -> None:
         with self._lock:
-            self.connection.close()
+            if self._connection is not None:
+                self._connection.close()
 
     def _begin(self) -> None:
         try:
@@ -164,7 +217,8 @@ class State:
         with self.transaction() as connection:
             # Another process may have made the tables between the look and the lock.
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _SCHEMA.split(";\n"):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            # Version 2 added containers to what version 1 had.
+            missing = {0: _SCHEMA + _CONTAINERS, 1: _CONTAINERS}.get(version, "")
+            for statement in missing.split(";\n"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamina.content.catalog import ImageRecord
@@ -15,6 +14,7 @@ from lamina.image import Image
 from lamina.oci.digest import Digest
 from lamina.oci.reference import InvalidReference, Reference
 from lamina.squashed import BASE_DIGEST, BASE_NAME
+from lamina.values import dataclass
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine

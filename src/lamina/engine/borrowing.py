@@ -10,7 +10,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from lamina.engine.lookup import ImageNotFound, find_image
 from lamina.image import Image
 from lamina.oci.descriptor import Descriptor, Platform
 from lamina.oci.reference import Reference
+from lamina.values import replace
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine

@@ -1,4 +1,4 @@
-"""Spans of time as Go writes them: ``24h``, ``10m``, ``1h30m``."""
+"""Spans of time as Go writes them: ``24h``, ``10m``, ``1h30m``, ``500ms``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 
 from lamina.errors import InvalidInput
 
-_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[dhms])")
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]+)?)([mnuµ]s|[dhms])")
 
 
 def parse_duration(text: str) -> float:

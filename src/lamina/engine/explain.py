@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from lamina.engine import images
@@ -13,6 +12,7 @@ from lamina.insight.provenance import Blame, LayerSummary, Obscured
 from lamina.layer.entry import Entry, Kind, normalise
 from lamina.layer.tree import Tree
 from lamina.oci.digest import Digest
+from lamina.values import dataclass
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine

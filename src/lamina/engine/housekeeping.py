@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,15 +25,19 @@ from lamina.content.collect import (
 )
 from lamina.content.ingest import claim
 from lamina.content.lease import live_content
-from lamina.engine import images
+from lamina.engine import containers, images
+from lamina.engine.containers import Seen
+from lamina.engine.filters import check_filters
 from lamina.engine.lookup import find_image
 from lamina.engine.mounts import forget_gone, mounted_ids
-from lamina.errors import Conflict, InvalidInput
+from lamina.errors import Conflict
 from lamina.oci.config import ImageConfig
 from lamina.oci.descriptor import Descriptor
 from lamina.oci.digest import Digest
 from lamina.oci.reference import InvalidReference, Reference
+from lamina.runtime.records import ContainerTable
 from lamina.snapshot.collect import drop_unused, release_layer, unused_snapshots
+from lamina.values import dataclass
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine
@@ -88,6 +91,44 @@ class ImageInUse(Conflict):
     pass
 
 
+def containers_of(engine: Engine, record: ImageRecord) -> list[Seen]:
+    """Those that were made of an image, running or not."""
+    digest = record.descriptor.digest
+    if digest not in ContainerTable(engine.store.state).images():
+        return []
+    return [seen for seen in containers.everything(engine) if seen.container.image == digest]
+
+
+def _insist_unused(name: str, users: Sequence[Seen], *, force: bool) -> None:
+    """With ``force`` the names go and the image stays, as long as a container needs its layers."""
+    running = [seen for seen in users if seen.state.is_live]
+    if not users or (force and not running):
+        return
+    seen = (running or users)[0]
+    how = "runs" if running else "does not run, but is there"
+    advice = "stop and remove it first" if running else (
+        "remove it first, or use --force to take only the name away"
+    )
+    raise ImageInUse(f"{name}: the container {seen.container.name} was made of it and {how}; {advice}")
+
+
+def _container_usage(engine: Engine) -> UsageRow:
+    everyone = list(containers.everything(engine))
+    sizes = {seen.container.id: containers.size_on_disk(engine, seen.container) for seen in everyone}
+    idle = [seen for seen in everyone if not seen.state.is_live]
+    return UsageRow(
+        type="Containers", total=len(everyone), active=len(everyone) - len(idle), size=sum(sizes.values()),
+        reclaimable=sum(sizes[seen.container.id] for seen in idle),
+    )
+
+
+def _volume_usage(engine: Engine) -> UsageRow:
+    from lamina.engine import volumes
+
+    total, active, size, reclaimable = volumes.usage(engine, in_use=volumes.users(engine))
+    return UsageRow(type="Local Volumes", total=total, active=active, size=size, reclaimable=reclaimable)
+
+
 def remove(engine: Engine, name: str, *, force: bool, prune: bool) -> tuple[Removed, ...]:
     """A name goes; with its last name the image goes, and with it every layer that no other image has."""
     forget_gone(engine)
@@ -102,9 +143,11 @@ def remove(engine: Engine, name: str, *, force: bool, prune: bool) -> tuple[Remo
         Removed(kind=Removal.UNTAGGED, subject=Reference.parse(text).familiar) for text in doomed_names
     ]
     is_last = len(doomed_names) == len(record.names)
+    users = containers_of(engine, record) if is_last else []
     if is_last:
         _insist_unmounted(engine, record, name)
-    if is_last and prune:
+        _insist_unused(name, users, force=force)
+    if is_last and prune and not users:
         return (*removed, *(_delete(engine, record) or ()))
     for text in doomed_names:
         engine.store.untag(text)
@@ -130,14 +173,17 @@ def usage(engine: Engine) -> tuple[UsageRow, ...]:
     mounted = mounted_ids(engine)
     disk = _Disk(engine)
     live = disk.of([record.descriptor for record in records])
-    in_use = [record for record in records if record.config in mounted]
+    used = ContainerTable(engine.store.state).images()
+    in_use = [
+        record for record in records if record.config in mounted or record.descriptor.digest in used
+    ]
     kept = disk.of([record.descriptor for record in in_use])
     leftovers = _leftovers(engine)
     return (
         UsageRow(type="Images", total=len({record.config for record in records}), active=len(in_use),
                  size=live, reclaimable=live - kept),
-        UsageRow(type="Containers", total=0, active=0, size=0, reclaimable=0),
-        UsageRow(type="Local Volumes", total=0, active=0, size=0, reclaimable=0),
+        _container_usage(engine),
+        _volume_usage(engine),
         UsageRow(type="Build Cache", total=0, active=0, size=0, reclaimable=0),
         UsageRow(type="Leftovers", total=leftovers.count, active=0, size=leftovers.size,
                  reclaimable=leftovers.size),
@@ -171,16 +217,17 @@ def image_usage(engine: Engine) -> tuple[ImageUsage, ...]:
 
 
 def prune(engine: Engine, *, all_images: bool, filters: Mapping[str, Sequence[str]]) -> Pruned:
-    for name in filters:
-        if name not in ("label", "until"):
-            raise InvalidInput(f"{name}: not a filter of prune (one of label, until)")
+    check_filters(filters, ("label", "until"), "prune")
     removed: list[Removed] = []
     forget_gone(engine)
     mounted = mounted_ids(engine)
+    used = ContainerTable(engine.store.state).images()
     chosen = {row.digest for row in images.summaries(engine, (), {"label": filters.get("label", ())})}
     for record in engine.store.catalog.records():
         is_candidate = all_images or not record.names
         if not is_candidate or record.config in mounted or record.descriptor.digest not in chosen:
+            continue
+        if record.descriptor.digest in used:
             continue
         if not _is_older(engine, record, filters.get("until", ())):
             continue
@@ -200,8 +247,18 @@ def check(engine: Engine, *, repair: bool) -> Iterator[Finding]:
     yield from check_blobs(engine.store, repair=repair)
     yield from check_images(engine.store)
     yield from engine.layers_store.check(repair=repair)
+    yield from _check_containers(engine)
     if repair:
         engine.store.write_index()
+
+
+def _check_containers(engine: Engine) -> Iterator[Finding]:
+    """Each has the layer that its row speaks of; what that holds is the container's own business."""
+    present = {info.key for driver in engine.drivers() for info in driver.walk()}
+    for container in ContainerTable(engine.store.state).walk():
+        if container.snapshot not in present:
+            yield Finding(subject=f"container {container.name}",
+                          problem=f"its layer is missing in {container.driver}; `lamina rm` removes the rest")
 
 
 # -- what is on disk
@@ -209,7 +266,10 @@ def check(engine: Engine, *, repair: bool) -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _Leftovers:
-    """What nothing reaches, and what nobody writes any more (``unfinished``: layers whose writers died)."""
+    """What nothing reaches, and what nobody writes any more.
+
+    ``unfinished`` are layers, snapshots and containers whose makers died.
+    """
 
     blobs: list[tuple[Digest, int]]
     layers: list[tuple[Digest, int]]
@@ -294,7 +354,10 @@ def _leftovers(engine: Engine) -> _Leftovers:
             for info, size in unused_snapshots(driver, live_chains(engine, roots))
         ],
         ingests=_dead_ingests(engine),
-        unfinished=list(engine.layers_store.leftovers()),
+        unfinished=[
+            *engine.layers_store.leftovers(), *containers.abandoned(engine),
+            *(each for driver in engine.drivers() for each in driver.leftovers()),
+        ],
     )
 
 
@@ -385,6 +448,7 @@ def _sweep_leftovers(engine: Engine) -> list[Removed]:
         removed.append(Removed(kind=Removal.DELETED, subject="unused snapshots", size=freed))
     removed += _remove_layers(engine, [diff_id for diff_id, _size in leftovers.layers])
     swept_work = engine.layers_store.sweep() + sum(driver.sweep() for driver in engine.drivers())
+    swept_work += containers.sweep_directories(engine)
     if swept_work:
         removed.append(Removed(kind=Removal.DELETED, subject="unfinished work", size=swept_work))
     for path, size in leftovers.ingests:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from lamina.content.catalog import ImageRecord
 from lamina.content.store import BlobNotFound
+from lamina.engine.filters import check_filters, has_label
 from lamina.engine.lookup import find_image
 from lamina.errors import InvalidInput, LaminaError
 from lamina.image import Image
 from lamina.oci.digest import Digest
 from lamina.oci.reference import InvalidReference, Reference
+from lamina.values import dataclass, replace
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine
@@ -58,9 +59,7 @@ def summaries(
     engine: Engine, names: Sequence[str], filters: Mapping[str, Sequence[str]]
 ) -> tuple[ImageSummary, ...]:
     """One line a name, newest first. Filters are docker's; unknown ones are refused by name."""
-    for name in filters:
-        if name not in FILTERS:
-            raise InvalidInput(f"{name}: not a filter of images (one of {', '.join(FILTERS)})")
+    check_filters(filters, FILTERS, "images")
     records = engine.store.catalog.records()
     rows = [row for record in records for row in _rows(record)]
     if names:
@@ -202,10 +201,8 @@ def _passes(row: ImageSummary, filters: Mapping[str, Sequence[str]]) -> bool:
             raise InvalidInput(f"dangling={value}: expected true or false")
         if _SWITCH[value.lower()] == bool(row.repository):
             return False
-    for value in filters.get("label", ()):
-        key, equals, wanted = value.partition("=")
-        if key not in row.labels or (equals and row.labels[key] != wanted):
-            return False
+    if not all(has_label(row.labels, value) for value in filters.get("label", ())):
+        return False
     patterns = filters.get("reference", ())
     return not patterns or any(_matches(row, pattern) for pattern in patterns)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from lamina.content.arrival import Arrival
@@ -19,6 +18,7 @@ from lamina.events import Action, Event, Report, silent
 from lamina.image import Image, NotAnImage
 from lamina.oci.descriptor import FOREIGN_LAYERS, INDEXES, LAYERS, Descriptor, Platform
 from lamina.oci.digest import Digest
+from lamina.values import dataclass
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine

@@ -7,11 +7,11 @@ too, since no reference begins so. Everything else is a name or an ID in the sto
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from lamina.errors import InvalidInput
+from lamina.values import dataclass
 
 
 class Transport(StrEnum):

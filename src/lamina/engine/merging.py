@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lamina.content.behind import WriteBehind
@@ -33,6 +32,7 @@ from lamina.squashed import (
     squash_manifest,
     with_config,
 )
+from lamina.values import dataclass, field, replace
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine

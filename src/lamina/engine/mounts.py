@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from lamina.errors import InvalidInput
 from lamina.oci.reference import InvalidReference
 from lamina.snapshot.mounts import MountRecord as Record
 from lamina.snapshot.mounts import MountRecords, NotMounted, Standing
+from lamina.values import dataclass
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine

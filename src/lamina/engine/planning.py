@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lamina.content.catalog import ImageRecord
@@ -21,6 +20,7 @@ from lamina.insight.planner import WORTH, Plan, PlannedImage, PlannedLayer, plan
 from lamina.oci.descriptor import INDEXES
 from lamina.oci.digest import Digest
 from lamina.oci.reference import Reference
+from lamina.values import dataclass, replace
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine

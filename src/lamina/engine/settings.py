@@ -10,13 +10,13 @@ credential files, ``DOCKER_DEFAULT_PLATFORM``) are read here too, and nowhere el
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lamina.engine.places import SYSTEM_DIRECTORY, configuration_home, default_root, home
 from lamina.errors import InvalidInput
 from lamina.oci.descriptor import Platform
+from lamina.values import dataclass, field, fields
 
 DEFAULT = "default"
 MAX_FILE = 1 << 20  # a settings file is written by hand
@@ -35,7 +35,8 @@ class Proxies:
     no_proxy: str = ""
 
 
-class SettingRow(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingRow:
     """One line of ``lamina info``: passwords are blotted out of ``value``."""
 
     key: str
@@ -50,6 +51,7 @@ class Settings:
     root: Path | None = None
     storage_driver: str = ""
     storage_opts: tuple[str, ...] = ()
+    default_runtime: str = ""
     experimental: bool = True
     registry_mirrors: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
@@ -112,7 +114,8 @@ class Settings:
 # -- the keys and what each may hold
 
 
-class Key(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Key:
     """``read`` turns what a file holds into the value; ``read_text`` what a variable or flag holds."""
 
     attribute: str
@@ -188,6 +191,7 @@ KEYS: Mapping[str, Key] = {
     "data-root": _key("root", _text, _text, "LAMINA_ROOT"),
     "storage-driver": _key("storage_driver", _text, _text),
     "storage-opts": _key("storage_opts", _texts, _split),
+    "default-runtime": _key("default_runtime", _text, _text),
     "experimental": _key("experimental", _switch, _switch),
     "registry-mirrors": _key("registry_mirrors", _texts, _split),
     "insecure-registries": _key("insecure_registries", _texts, _split),

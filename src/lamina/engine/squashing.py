@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from lamina.oci.digest import Digest
 from lamina.oci.manifest import MAX_DOCUMENT, Index, Manifest, dump_document
 from lamina.oci.reference import Reference
 from lamina.squashed import Redaction, compile_patterns, redact_index
+from lamina.values import dataclass, replace
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lamina.content.catalog import ImageRecord
@@ -19,6 +18,7 @@ from lamina.oci.descriptor import FOREIGN_LAYERS, INDEXES, Descriptor, Platform
 from lamina.oci.digest import Digest
 from lamina.oci.manifest import Index
 from lamina.oci.reference import Reference
+from lamina.values import dataclass, replace
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine

@@ -1,0 +1,69 @@
+"""What a monitor is told when it starts: everything it needs, as JSON, so that it may be a new process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lamina.runtime.container import Container, ContainerDirectory
+from lamina.snapshot.hands import identity_document, read_identity
+from lamina.snapshot.namespace import Identity
+from lamina.snapshot.snapshotter import Mount
+from lamina.values import asdict, dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """``mounts`` are the driver's instructions for the root filesystem. ``shared`` are namespaces of others.
+
+    ``is_input_once``: the container's input ends with the first client's. ``network`` and ``volumes`` are
+    what those rooms need, in their own words.
+    """
+
+    root: str
+    container: Container
+    identity: Identity
+    mounts: tuple[Mount, ...]
+    runtime: str = ""
+    shared: Mapping[str, str] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
+    volumes: Sequence[Mapping[str, Any]] = ()
+    seccomp: Mapping[str, Any] | None = None
+    cgroup: str = ""
+    init: str = ""
+    console: tuple[int, int] | None = None
+
+    @property
+    def directory(self) -> ContainerDirectory:
+        return ContainerDirectory(Path(self.root), self.container.id)
+
+    def to_json(self) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            name: getattr(self, name) for name in ("root", "runtime", "seccomp", "cgroup", "init", "console")
+        }
+        return {
+            **document,
+            "container": self.container.to_json(), "identity": identity_document(self.identity),
+            "mounts": [asdict(mount) for mount in self.mounts], "shared": dict(self.shared),
+            "network": dict(self.network), "volumes": [dict(each) for each in self.volumes],
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Plan:
+        console = document["console"]
+        values: dict[str, Any] = {
+            **document,
+            "container": Container.from_json(document["container"]),
+            "identity": read_identity(document["identity"]),
+            "mounts": tuple(map(_mount, document["mounts"])),
+            "console": None if console is None else tuple(console),
+        }
+        return cls(**values)
+
+
+def _mount(document: Mapping[str, Any]) -> Mount:
+    return Mount(
+        type=document["type"], source=document["source"], target=document["target"],
+        options=tuple(document["options"]), layers=tuple(map(_mount, document["layers"])),
+    )
