@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench import fixtures, growth, recipes, squash, startup, table
+from bench import containers, fixtures, growth, recipes, squash, startup, table
 from bench.count import count
 
 TOP = Path(__file__).parents[1]
@@ -145,7 +145,7 @@ def test_results_go_between_the_comments_and_nowhere_else():
 
 def test_page_has_a_place_for_the_results():
     page = (TOP / "docs/performance.md").read_text()
-    for name in ("pull", "startup", "squash", "growth"):
+    for name in ("pull", "startup", "squash", "growth", "containers"):
         assert "| made |" in table.put_between(page, name, "| made |")
 
 
@@ -182,6 +182,47 @@ def test_squash_table_divides_by_the_best_peer():
     assert "| lamina erofs / podman | 0.25 | 0.150, met |" in shown
     assert "| lamina erofs / docker-squash | 0.05 | 0.075, missed |" in shown
     assert "buildah" not in shown
+
+
+def test_containers_table_divides_by_its_peers():
+    def taken(*walls):
+        return [{"wall": wall, "cpu": wall / 2} for wall in walls]
+
+    shown = containers.markdown({
+        "machine": {"cores": 2, "kernel": "6.18", "python": "3.11.2"}, "api": 0.5,
+        "plan": {"rounds": 3, "creates": 100, "files": 10_000, "touched": 1_000, "sleepers": 5},
+        "versions": {"lamina runc": "1", "podman": "4", "docker": "20"},
+        "costs": {"lamina runc": {"memory": 12_000_000, "disk": 20_480}},
+        "figures": {**{act: {} for act in containers.ACTS},
+                    "run, no network": {"lamina runc": taken(0.1, 0.1, 9), "podman": taken(0.2)},
+                    "create": {"lamina runc": taken(6), "docker": taken(5)}},
+    })
+    assert "| lamina runc |  | 100 ms (50 ms) |  | 6.0 s (3.0 s) |  |  | 12.0 MB | 20 kB |" in shown
+    assert "| lamina runc, run, no network / podman | 0.60 | 0.50, met |" in shown
+    assert "| lamina runc, create / docker | 1.00 | 1.20, missed |" in shown
+    assert "| lamina API, create / docker | 0.10 | 0.10, met |" in shown
+
+
+@pytest.mark.privileged
+@pytest.mark.compat
+def test_containers_measures_every_engine(tmp_path):
+    output = tmp_path / "containers.json"
+    few = ["--rounds", "1", "--creates", "2", "--files", "120", "--touched", "5", "--sleepers", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.containers", "--cache", str(tmp_path), *few, "--output", str(output)],
+        cwd=TOP, capture_output=True, text=True, check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(output.read_text())
+    engines = {act: set(figures) for act, figures in document["figures"].items()}
+    everybody = set(containers.ENGINES)
+    assert engines == {
+        "run": everybody - {"docker", "runc"}, "run, no network": everybody, "exec": everybody,
+        "create": everybody - {"runc"}, "diff": everybody - {"runc"}, "commit": everybody - {"runc"},
+    }
+    assert document["api"] > 0
+    assert all(document["costs"][name]["memory"] > 0 for name in everybody - {"runc"})
+    assert not list((tmp_path / "scratch-containers").iterdir())
 
 
 @pytest.mark.privileged
