@@ -20,17 +20,20 @@ from pathlib import Path
 
 from bench.meter import Account
 
-_CLONE_NEWNS, _CLONE_NEWPID = 0x00020000, 0x20000000
+_CLONE_NEWNS, _CLONE_NEWPID, _CLONE_NEWNET = 0x00020000, 0x20000000, 0x40000000
 _PR_SET_PDEATHSIG = 1
 _CHUNK = 1 << 22
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def enter_private_namespaces() -> None:
-    """Returns in a child that is the first process of new namespaces; the parent waits and exits with it."""
+def enter_private_namespaces(*, with_network: bool = False) -> None:
+    """Returns in a child that is the first process of new namespaces; the parent waits and exits with it.
+
+    With a network of its own, which has loopback alone, bridges that engines make go away as well.
+    """
     if os.geteuid():
         raise SystemExit("root is needed, for loop filesystems and for daemons")
-    if _libc.unshare(_CLONE_NEWNS | _CLONE_NEWPID):
+    if _libc.unshare(_CLONE_NEWNS | _CLONE_NEWPID | (_CLONE_NEWNET if with_network else 0)):
         raise OSError(ctypes.get_errno(), "unshare")
     child = os.fork()
     if child:
@@ -40,6 +43,8 @@ def enter_private_namespaces() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     subprocess.run(["mount", "-t", "proc", "proc", "/proc"], check=True)
+    if with_network:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
 def _outlast(child: int) -> int:
