@@ -405,10 +405,20 @@ def test_restarting_is_counted_as_docker_counts(peers: Peers) -> None:
     """And the command in the foreground ends with the first run."""
     answers = peers.say("run --name again-and-again --restart on-failure:2 plain:1 sh -c 'echo x; exit 4'")
     assert {(answer.code, answer.out) for answer in answers.values()} == {(4, "x\n")}
+    # Docker's wait is over with the first run, or with the last, as it happens.
+    peers.each(_await_last_run)
     peers.compare([
         "wait again-and-again", "logs again-and-again",
         "inspect -f '{{.RestartCount}} {{.State.ExitCode}} {{.HostConfig.RestartPolicy.Name}}' again-and-again",
     ])
+
+
+def _await_last_run(peer: Peer) -> None:
+    limit = time.monotonic() + 20
+    state = ("inspect", "-f", "{{.RestartCount}} {{.State.Status}}", "again-and-again")
+    while peer.good(*state).strip() != "2 exited":
+        assert time.monotonic() < limit, peer.good(*state)
+        time.sleep(0.1)
 
 
 def test_commands_in_running_containers_are_those_of_docker(peers: Peers) -> None:

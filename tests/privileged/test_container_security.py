@@ -287,7 +287,7 @@ def test_who_enters_leaves_nothing_of_the_hosts_to_take(ground: Ground, target: 
         wait_for(lambda: "seen" in ground.lamina("logs", number).stdout)
         found = json.loads(ground.lamina("logs", number).stdout.splitlines()[-1])
     seen = found.pop("seen")
-    assert "/bin/busybox" in seen
+    assert seen, "it saw nobody come"
     programs = found.pop("host programs")
     # runc shows itself, through a mount that is read-only.
     assert found == {}

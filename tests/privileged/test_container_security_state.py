@@ -428,7 +428,7 @@ def test_a_part_of_a_volume_that_is_swapped_for_a_symlink_meanwhile_is_no_way_ou
     "", "[]", "null", '{"defaultAction": 1}', '{"syscalls": [{"names": "x"}]}', "[" * 100_000, '{"a": ' * 50_000,
     '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["kill"], "action": "NOPE"}]}', "\udcff\udcfe",
     '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 99}]}]}',
-])
+], ids=lambda text: f"{len(text)} bytes")
 def test_a_hostile_seccomp_profile_is_refused_with_a_sentence(text: str, embedded: Ground, tmp_path: Path) -> None:
     profile = tmp_path / "profile.json"
     profile.write_bytes(text.encode("utf-8", "surrogateescape"))
