@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from tests.privileged.places import Place, busybox_layer, disk_use, make_layout, owned_directory
+from tests.privileged.places import Place, busybox_layer, disk_use, make_layout, owned_directory, wait_for
 
 from lamina.engine.containers import everything
 from lamina.engine.engine import Engine
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.privileged
 
 MANY = 500
 MAKERS = 8
-RUNNING = 40
+BATCH = 125  # so many run at a time: each has a process of Python beside it
 # A directory of its own with a lock and a place for its root, and two for what it will write: no file of the image's.
 MOST_BYTES = 24 * 1024
 MAKER = """
@@ -34,6 +34,16 @@ options = ContainerOptions(command=("sh", "-c", "echo mine >/mine; sleep 600"), 
 with Engine.open(settings=Settings.load({}, flags=flags)) as engine:
     for _ in range(int(sys.argv[2])):
         print(engine.create("base:1", options=options).id)
+"""
+# Without threads, as the command is: then a monitor is a fork, and not a new interpreter.
+RUNNER = """
+import sys
+from lamina.engine.engine import Engine
+from lamina.engine.settings import Settings
+flags = {"data-root": sys.argv[1], "storage-driver": "overlay2", "default-runtime": "embedded"}
+with Engine.open(settings=Settings.load({}, flags=flags)) as engine:
+    for name in sys.argv[3:]:
+        getattr(engine, sys.argv[2])(name)
 """
 
 
@@ -81,6 +91,20 @@ def made_by(makers: Sequence[subprocess.Popen[str]]) -> list[str]:
     return "".join(said).split()
 
 
+def act_on(place: Place, verb: str, names: Sequence[str]) -> None:
+    """Two processes at once, each with its half."""
+    half = len(names) // 2
+    runners = [
+        subprocess.Popen([sys.executable, "-c", RUNNER, place.root, verb, *part]) for part in (names[:half], names[half:])
+    ]
+    assert [runner.wait() for runner in runners] == [0, 0]
+
+
+def written(place: Place) -> int:
+    """How many containers have a file of their own."""
+    return len(list((place.root / "snapshots" / "overlay2").glob("*/upper/mine")))
+
+
 def test_five_hundred(place: Place) -> None:
     place.say("run", "--rm", "--network", "none", "base:1", "true")
     before = image(place)
@@ -96,19 +120,21 @@ def test_five_hundred(place: Place) -> None:
         found = [seen.container for seen in everything(engine)]
         assert {container.id for container in found} == set(made)
         assert len({container.name for container in found}) == MANY
-        for name in made[:RUNNING]:
-            engine.start(name)
-        for name in made[:RUNNING]:
-            while engine.execute(name, ["cat", "/mine"]).stdout != b"mine\n":
-                pass
-        promised = insist_exact(place, total=MANY, active=RUNNING)
+        for first in range(0, MANY, BATCH):
+            batch = made[first : first + BATCH]
+            act_on(place, "start", batch)
+            wait_for(lambda count=first + BATCH: written(place) == count)
+            insist_exact(place, total=MANY, active=BATCH)
+            if first + BATCH < MANY:
+                act_on(place, "kill", batch)
+        assert image(place) == before
+        promised = insist_exact(place, total=MANY, active=BATCH)
         disk = parts(place)
         removed, freed = engine.prune_containers()
-        assert (len(removed), freed, disk - parts(place)) == (MANY - RUNNING, promised, promised)
-        assert insist_exact(place, total=RUNNING, active=RUNNING) == 0
-        for name in made[:RUNNING]:
-            engine.kill(name)
-        promised = insist_exact(place, total=RUNNING, active=0)
+        assert (len(removed), freed, disk - parts(place)) == (MANY - BATCH, promised, promised)
+        assert insist_exact(place, total=BATCH, active=BATCH) == 0
+        act_on(place, "kill", made[-BATCH:])
+        promised = insist_exact(place, total=BATCH, active=0)
         assert promised == parts(place)
         assert engine.prune_containers()[1] == promised
     assert insist_exact(place, total=0, active=0) == 0
