@@ -23,6 +23,7 @@ RUNC = "OCI runtime: exec failed: "
     ("executable file `nope` not found in $PATH: No such file or directory", CommandNotFound,
      "nope: not found in the container"),
     ("open executable: No such file or directory", CommandNotFound, "not found in the container"),
+    ("open executable: Operation not permitted", CommandNotExecutable, "the command: cannot be run"),
     ('exec: "/etc": permission denied', CommandNotExecutable, "/etc: cannot be run in the container: permission denied"),
     ('exec: "/etc": is a directory', CommandNotExecutable, "/etc: cannot be run in the container"),
     ("exec /bin/x: exec format error", CommandNotExecutable, "exec format error"),

@@ -128,13 +128,14 @@ def _complaint(log: Path) -> str:
 
 def _failure(runtime: str, verb: str, complaint: str, code: int) -> Exception:
     """runc: ``exec: "x": executable file not found in $PATH``; crun: ``executable file `x` not found``."""
-    quoted = re.search(r'exec: "([^"]*)"|executable file `([^`]*)`|open executable: ([^:]*)', complaint)
+    quoted = re.search(r'exec: "([^"]*)"|executable file `([^`]*)`|open executable:', complaint)
     name = next((group for group in quoted.groups() if group), "the command") if quoted else "the command"
     lowered = complaint.lower()
     is_missing = "executable file" in lowered and "not found" in lowered
     if is_missing or (quoted and "no such file or directory" in lowered):
         return CommandNotFound(f"{name}: not found in the container")
-    if quoted and ("permission denied" in lowered or "is a directory" in lowered):
+    # crun says of a directory that it is not permitted.
+    if quoted and re.search("permission denied|is a directory|operation not permitted", lowered):
         return CommandNotExecutable(f"{name}: cannot be run in the container: permission denied")
     if "exec format error" in lowered:
         return CommandNotExecutable(

@@ -1,0 +1,62 @@
+"""crun as the runtime, really. It refuses cgroups in hybrid mode, so here they are not, in a namespace of mounts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.privileged.places import Place, busybox_layer, make_layout, owned_directory
+
+pytestmark = pytest.mark.privileged
+
+UNIFIED = "/sys/fs/cgroup/unified"
+SCRIPT = f"if mountpoint -q {UNIFIED}; then umount {UNIFIED}; fi; exec \"$@\""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path / "root", runtime="runc")
+    with owned_directory(None) as path:
+        made.say("load", "-q", "-i", make_layout(path / "layout", [busybox_layer()]))
+    try:
+        yield made
+    finally:
+        made.clear()
+
+
+def lamina(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", SCRIPT, "sh", sys.executable, "-m", "lamina"]
+    environ = {**os.environ, "LAMINA_ROOT": str(place.root)}
+    return subprocess.run([*command, *words], env=environ, capture_output=True, text=True, check=False, timeout=60)
+
+
+def run(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
+    return lamina(place, "run", "--rm", "--network", "none", *words)
+
+
+def test_it_is_chosen_where_it_works_and_says_how_a_command_ended(place: Place) -> None:
+    done = run(place, "base:1", "sh", "-c", "echo out; echo err >&2; exit 4")
+    assert (done.returncode, done.stdout, done.stderr) == (4, "out\n", "err\n")
+    for command, code in (("nosuch", 127), ("/etc", 126)):
+        done = run(place, "base:1", command)
+        assert (done.returncode, done.stdout) == (code, ""), done
+        assert done.stderr.startswith("lamina: "), done
+
+
+def test_a_container_of_its_own_has_limits_and_is_entered_and_stopped(place: Place) -> None:
+    words = ("--name", "one", "--memory", "64m", "--network", "none", "base:1", "sleep", "100")
+    assert lamina(place, "run", "-d", *words).returncode == 0
+    try:
+        assert lamina(place, "inspect", "-f", "{{.State.Status}} {{.Runtime}}", "one").stdout == "running crun\n"
+        limit = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null"
+        assert lamina(place, "exec", "one", "sh", "-c", limit).stdout == f"{64 << 20}\n"
+        assert lamina(place, "exec", "one", "sh", "-c", "exit 3").returncode == 3
+        assert lamina(place, "stop", "-t", "0", "one").returncode == 0
+        assert lamina(place, "inspect", "-f", "{{.State.ExitCode}}", "one").stdout == "137\n"
+    finally:
+        lamina(place, "rm", "-f", "one")
+    assert lamina(place, "ps", "-aq").stdout == ""
