@@ -38,8 +38,8 @@ _DISK = 2 << 30
 _CHUNK = 1 << 20
 # act, peer -> at most this times the peer's
 _LIMITS = {
-    ("run", "podman"): 0.6, ("run, no network", "podman"): 0.6, ("create", "docker"): 1.0, ("diff", "podman"): 1.0,
-    ("commit", "podman"): 1.0,
+    ("run", "podman"): 0.6, ("run, no network", "podman"): 0.6, ("create", "docker"): 1.0,
+    ("diff", "podman"): 1.0, ("commit", "podman"): 1.0,
 }
 _API_LIMIT = 0.1
 ACTS = ("run", "run, no network", "exec", "create", "diff", "commit")

@@ -109,7 +109,7 @@ def test_rm_of_what_is_not_there(command: Command) -> None:
     gone = ContainerNotFound("web: no such container")
     assert command("rm", "web", remove_container=gone).code == 1
     result = command("rm", "-f", "web", remove_container=gone)
-    assert (result.code, result.out) == (0, "")
+    assert (result.code, result.out, result.err) == (0, "", "lamina: web: no such container\n")
 
 
 def test_prune_asks(command: Command) -> None:

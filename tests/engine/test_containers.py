@@ -8,15 +8,15 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from lamina.content.lease import boot_id, process_start
-from lamina.engine import containers
+from lamina.engine import containers, starting
 from lamina.engine.engine import Engine
-from lamina.errors import Conflict, InvalidInput, Unsupported
+from lamina.errors import Conflict, InvalidInput, NotFound, Unsupported
 from lamina.runtime.container import (
     Container,
     ContainerDirectory,
@@ -254,6 +254,42 @@ def test_rename(image: Engine) -> None:
         image.rename("front", "-x")
 
 
+class Meanwhile(Mapping[str, Any]):
+    """Changes; while they are read, somebody does something else."""
+
+    def __init__(self, changes: dict[str, Any], act: Callable[[], object]) -> None:
+        self._changes, self._act = changes, act
+
+    def __getitem__(self, name: str) -> Any:
+        return self._changes[name]
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    def __iter__(self) -> Iterator[str]:
+        act, self._act = self._act, bool
+        act()
+        return iter(self._changes)
+
+
+def test_an_update_does_not_undo_a_rename(image: Engine) -> None:
+    made = make(image, "one")
+    changes = Meanwhile({"restart": "always"}, lambda: containers.rename(image, made.id, "two"))
+    containers.update(image, "one", changes)
+    found = ContainerTable(image.store.state).find(made.id)
+    assert (found.name, found.options.restart) == ("two", "always")
+
+
+def test_a_start_of_one_that_is_gone(image: Engine) -> None:
+    made, half = make(image, "one"), make(image, "two")
+    ContainerTable(image.store.state).remove(made.id)
+    with pytest.raises(ContainerNotFound, match=r"^one: removed meanwhile$"):
+        starting.start(image, made)
+    directory(image, half).discard()
+    with pytest.raises(ContainerNotFound, match=r"^two: its directory is gone, .*`lamina rm two` ends that$"):
+        starting.start(image, half)
+
+
 def test_update_of_one_that_does_not_run(image: Engine) -> None:
     make(image, "web")
     assert image.update("web", {"memory": 64 << 20, "restart": "always"}) == ()
@@ -313,6 +349,12 @@ def test_rm_of_one_that_runs_must_be_forced(image: Engine, attended: Container, 
     image.remove_container("web", force=True)
     assert process.poll() == -signal.SIGKILL
     assert names(image, shows_all=True) == []
+
+
+def test_a_missing_source_of_a_bind_mount_makes_no_container_and_no_volume(image: Engine) -> None:
+    with pytest.raises(NotFound, match="/missing/x: no such file or directory on the host, to mount on /x; make it"):
+        make(image, "web", mounts=("type=bind,src=/missing/x,dst=/x",), volumes=("/anonymous",))
+    assert (list(ContainerTable(image.store.state).walk()), list(VolumeStore(image.root).walk())) == ([], [])
 
 
 def test_rm_of_half_a_container(image: Engine) -> None:

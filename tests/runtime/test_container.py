@@ -149,6 +149,24 @@ def test_patience_does_not_wait_for_a_container_that_runs(directory: ContainerDi
     assert time.monotonic() - before < 5.0
 
 
+def test_patience_outlasts_who_only_looks(directory: ContainerDirectory) -> None:
+    """Where a monitor was killed the state still says that it runs."""
+    directory.write_state(running(os.getpid()))
+    descriptor = os.open(directory.path / "lock", os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    threading.Timer(0.1, os.close, [descriptor]).start()
+    with directory.locked(10.0):
+        pass
+
+
+def test_a_state_that_cannot_be_written_leaves_nothing(directory: ContainerDirectory) -> None:
+    (directory.path / "state.json").mkdir()
+    before = sorted(os.listdir(directory.path))
+    with pytest.raises(IsADirectoryError):
+        directory.write_state(ContainerState())
+    assert sorted(os.listdir(directory.path)) == before
+
+
 def test_patience_ends(directory: ContainerDirectory) -> None:
     with directory.locked():
         before = time.monotonic()

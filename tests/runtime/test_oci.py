@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import textwrap
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lamina.runtime.embedded import _not_run
 from lamina.runtime.oci import OciRuntime, _complaint, _failure
 from lamina.runtime.runtime import CommandNotExecutable, CommandNotFound, Made, RuntimeFailed, Stdio
 
@@ -35,6 +37,16 @@ def test_failures_are_told_apart(complaint: str, kind: type[Exception], sentence
     error = _failure("runc", "create", complaint, 9)
     assert type(error) is kind
     assert sentence in str(error)
+
+
+@pytest.mark.parametrize(("name", "sentence"), [
+    ("nope", "nope: not found in the container"),
+    ("-it", "-it: not found in the container; options stand before the image's or container's name"),
+    ("a b", "a b: not found in the container; a command and its arguments are words of their own, or `sh -c '...'`"),
+])
+def test_what_looks_like_something_else_is_said_to(name: str, sentence: str) -> None:
+    assert str(_failure("runc", "exec", f'exec: "{name}": executable file not found in $PATH', 1)) == sentence
+    assert str(_not_run(errno.ENOENT, name)) == sentence
 
 
 @pytest.mark.parametrize(("kind", "code"), [(CommandNotFound, 127), (CommandNotExecutable, 126)])

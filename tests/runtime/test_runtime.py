@@ -13,6 +13,7 @@ from lamina.runtime.runtime import RuntimeUnavailable, candidates, choose_runtim
 from lamina.snapshot.namespace import Identity, Ownership
 
 KEPT = Identity(ownership=Ownership.KEPT)
+RANGES = Identity(ownership=Ownership.MAPPED, is_initial=False)
 SINGLE = Identity(ownership=Ownership.SINGLE, is_initial=False)
 
 
@@ -26,6 +27,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(shutil, "which", which)
     monkeypatch.setattr(network_programs, "find_program", lambda name, _places: which(name) or "")
     monkeypatch.setattr(runtime, "is_hybrid", lambda: False)
+    monkeypatch.setattr(runtime, "has_groups", lambda: True)
     return tmp_path
 
 
@@ -50,12 +52,30 @@ def test_crun_is_left_out_where_it_fails(programs: Path, monkeypatch: pytest.Mon
     assert choose_runtime("crun", KEPT).name == "crun"
 
 
+def test_root_without_control_groups_gets_our_own(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "has_groups", lambda: False)
+    install(programs, "crun", "runc")
+    assert choose_runtime("", KEPT).name == "embedded"
+    assert choose_runtime("", RANGES).name == "crun"
+
+
 def test_one_that_was_asked_for_must_be_there(programs: Path) -> None:
     install(programs, "runc")
     assert choose_runtime("runc", KEPT).name == "runc"
     assert choose_runtime("embedded", KEPT).name == "embedded"
     with pytest.raises(RuntimeUnavailable, match="runtime youki: not installed; `--runtime embedded` needs nothing"):
         choose_runtime("youki", KEPT)
+
+
+def test_one_that_was_asked_for_is_looked_for_where_the_default_one_is(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(programs, "runc")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert choose_runtime("runc", KEPT).name == choose_runtime("", KEPT).name == "runc"
+    assert choose_runtime(str(programs / "runc"), KEPT).name == "runc"
+    with pytest.raises(RuntimeUnavailable, match="not installed"):
+        choose_runtime(str(programs), KEPT)
 
 
 def test_an_ordinary_user_with_one_id_gets_our_own(programs: Path) -> None:

@@ -72,3 +72,10 @@ def test_waiting_ends_with_the_process_or_in_time(process: subprocess.Popen[byte
     assert time.monotonic() - before < 5.0
     process.kill()
     assert wait_for_end(process.pid, started, 5.0)
+
+
+@pytest.mark.parametrize("pid", [0, -1])
+def test_no_process_gets_none(pid: int) -> None:
+    """As a state has it between two runs; pidfd_open(2) has an error of its own for these."""
+    assert not send(pid, 0, signal.SIGKILL)
+    assert wait_for_end(pid, 0, None)

@@ -178,6 +178,7 @@ def _rm_arguments(parser: VerbParser) -> None:
 
 
 def _rm(arguments: Arguments, session: Session) -> int:
+    from lamina.cli import failures
     from lamina.runtime.container import ContainerNotFound
 
     with session.engine() as engine:
@@ -185,9 +186,11 @@ def _rm(arguments: Arguments, session: Session) -> int:
         def remove(name: str) -> bool:
             try:
                 engine.remove_container(name, force=arguments.force, with_volumes=arguments.volumes)
-            except ContainerNotFound:
+            except ContainerNotFound as error:
                 if not arguments.force:
                     raise
+                session.flush()
+                failures.report(error, session)  # said, but no failure, as with docker
                 return False
             return True
 

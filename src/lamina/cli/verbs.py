@@ -52,7 +52,7 @@ HEADINGS: dict[str, dict[str, tuple[str, str, str]]] = {
         "save": ("archives", "SAVE", "Write images to an archive"),
         "load": ("archives", "LOAD", "Read images from an archive or an OCI layout"),
         "import": ("archives", "IMPORT", "Make an image of a root filesystem"),
-        "export": ("archives", "EXPORT", "Write an image's filesystem as one tar"),
+        "export": ("archives", "EXPORT", "Write the filesystem of a container or image as one tar"),
     },
     "Containers": {
         "run": ("running", "RUN", "Run a command in a new container"),
@@ -92,7 +92,7 @@ HEADINGS: dict[str, dict[str, tuple[str, str, str]]] = {
     },
     "Images here": {
         "images": ("images", "IMAGES", "List images"),
-        "inspect": ("images", "INSPECT", "Show everything about images as JSON"),
+        "inspect": ("images", "INSPECT", "Show everything about images and containers as JSON"),
         "history": ("images", "HISTORY", "Show the instructions that made an image"),
         "tag": ("images", "TAG", "Give an image one more name"),
         "rmi": ("images", "RMI", "Remove names, and images that have none left"),
@@ -109,7 +109,7 @@ HEADINGS: dict[str, dict[str, tuple[str, str, str]]] = {
         "verify-erased": ("erasure", "VERIFY_ERASED", "Prove that a secret or a path is gone from an image"),
         "secrets": ("erasure", "SECRETS", "Find likely secrets in an image, also in hidden files"),
         "waste": ("waste", "WASTE", "List bytes that are pulled for nothing, and how to save them"),
-        "diff": ("compare", "DIFF", "Show what is different between two images"),
+        "diff": ("compare", "DIFF", "Show what a container changed, or what two images differ in"),
         "du": ("du", "DU", "Show what the bytes of an image are, by directory, layer or extension"),
         "report": ("report", "REPORT", "Write everything about an image as one HTML page"),
     },

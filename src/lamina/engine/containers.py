@@ -92,6 +92,9 @@ def settle(engine: Engine, container: Container, state: ContainerState) -> Conta
     except (ContainerRunning, FileNotFoundError):
         return state
     try:
+        now = directory.read_state()
+        if not (now.is_live or is_begun(directory.path)):
+            return now  # somebody else has done it, and it may have run again since
         clean_up(directory.path)
         finished = 0.0 if state.status is Status.CREATED else state.finished or engine.clock()
         ended = replace(state, pid=0, finished=finished, is_unattended=False)
@@ -111,12 +114,13 @@ def stop(engine: Engine, name: str, *, seconds: int | None = None, number: int =
     seen = find(engine, name)
     if not seen.state.is_live:
         return
-    _intend_to_stop(engine, seen)
+    seen = _intend_to_stop(engine, seen)
+    if not seen.state.is_live:
+        return
     options = seen.container.options
     patience = seconds if seconds is not None else options.stop_timeout
     patience = DEFAULT_STOP_SECONDS if patience is None else patience
-    if seen.state.status is Status.PAUSED:
-        unpause(engine, name)
+    _thaw(engine, seen)
     wanted = number or parse_signal(seen.container.stop_signal)
     send(seen.state.pid, seen.state.pid_started, wanted)
     if not wait_for_end(seen.state.pid, seen.state.pid_started, None if patience < 0 else patience):
@@ -129,8 +133,7 @@ def kill(engine: Engine, name: str, number: int = signal.SIGKILL) -> None:
     seen = _live(engine, name, "kill")
     if number == signal.SIGKILL:
         _intend_to_stop(engine, seen)
-        if seen.state.status is Status.PAUSED:
-            unpause(engine, name)
+        _thaw(engine, seen)
     elif number == parse_signal(seen.container.stop_signal):
         _intend_to_stop(engine, seen)
     if not send(seen.state.pid, seen.state.pid_started, number):
@@ -149,9 +152,27 @@ def kill_everything(state: ContainerState) -> None:
         Cgroups.detect().at(state.cgroup).kill()
 
 
-def _intend_to_stop(engine: Engine, seen: Seen) -> None:
-    """Told to the monitor, which then does not start it again."""
-    (directory_of(engine, seen.container).path / STOPPING).touch()
+def _intend_to_stop(engine: Engine, seen: Seen) -> Seen:
+    """Told to the monitor, which then does not start it again; gives what is true after that.
+
+    A monitor that is just about to start it again has looked already: then the new run is the one to stop.
+    """
+    directory = directory_of(engine, seen.container)
+    with contextlib.suppress(FileNotFoundError):  # gone with --rm meanwhile
+        (directory.path / STOPPING).touch()
+    deadline = time.monotonic() + PATIENCE
+    while directory.read_state().status is Status.RESTARTING and directory.is_attended():
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_STEP)
+    return see(engine, seen.container)
+
+
+def _thaw(engine: Engine, seen: Seen) -> None:
+    """On the way to the end of it; somebody else may have done it, or it may have ended."""
+    if seen.state.status is Status.PAUSED:
+        with contextlib.suppress(Conflict):
+            unpause(engine, seen.container.id)
 
 
 def _await_end(engine: Engine, container: Container) -> None:
@@ -206,10 +227,20 @@ def pause(engine: Engine, name: str) -> None:
 
 def unpause(engine: Engine, name: str) -> None:
     seen = _live(engine, name, "unpause")
-    if seen.state.status is not Status.PAUSED:
+    # Frozen without the flag: by a commit that was killed.
+    if seen.state.status is not Status.PAUSED and not _is_frozen(seen.state):
         raise Conflict(f"{name}: not paused")
     group_of(seen.state, name).thaw()
     (directory_of(engine, seen.container).path / PAUSED).unlink(missing_ok=True)
+
+
+def _is_frozen(state: ContainerState) -> bool:
+    if not state.cgroup:
+        return False
+    from lamina.runtime.cgroup import Cgroups
+
+    group = Cgroups.detect().at(state.cgroup)
+    return bool(group.places) and group.is_frozen
 
 
 @contextlib.contextmanager
@@ -258,8 +289,9 @@ def _live(engine: Engine, name: str, verb: str) -> Seen:
 
 
 def rename(engine: Engine, name: str, new_name: str) -> None:
-    container = ContainerTable(engine.store.state).find(name)
-    ContainerTable(engine.store.state).replace(replace(container, name=check_name(new_name)))
+    table, chosen = ContainerTable(engine.store.state), check_name(new_name)
+    with engine.store.state.transaction():  # limits that somebody changes at this moment stay changed
+        table.replace(replace(table.find(name), name=chosen))
 
 
 def update(engine: Engine, name: str, changes: Mapping[str, Any]) -> tuple[str, ...]:
@@ -274,7 +306,10 @@ def update(engine: Engine, name: str, changes: Mapping[str, Any]) -> tuple[str, 
     notes: tuple[str, ...] = ()
     if seen.state.is_live and limits:
         notes = tuple(map(str, group_of(seen.state, name).update(limits)))
-    ContainerTable(engine.store.state).replace(replace(seen.container, options=options))
+    table = ContainerTable(engine.store.state)
+    with engine.store.state.transaction():  # it may have another name by now, or other limits too
+        now = table.find(seen.container.id)
+        table.replace(replace(now, options=replace(now.options, **changes)))
     return notes
 
 
@@ -288,9 +323,8 @@ def remove(engine: Engine, name: str, *, force: bool = False, with_volumes: bool
         if not force:
             paused = "paused" if seen.state.status is Status.PAUSED else "running"
             raise ContainerRunning(f"{name}: {paused}; stop it first, or use --force")
-        _intend_to_stop(engine, seen)
-        if seen.state.status is Status.PAUSED:
-            unpause(engine, name)
+        seen = _intend_to_stop(engine, seen)
+        _thaw(engine, seen)
         kill_everything(seen.state)
         _await_end(engine, seen.container)
     directory = directory_of(engine, seen.container)

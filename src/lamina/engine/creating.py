@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lamina.engine import images
 from lamina.engine.lookup import ImageNotFound, find_image
 from lamina.engine.naming import check_name, free_name
-from lamina.errors import InvalidInput, LaminaError
+from lamina.errors import InvalidInput, LaminaError, NotFound
 from lamina.runtime.container import Container, ContainerDirectory
 from lamina.runtime.environment import merged_environment
 from lamina.runtime.options import ContainerOptions
@@ -249,6 +249,19 @@ class _Made:
     fresh: tuple[str, ...] = ()
 
 
+def _insist_sources(mounts: Sequence[ContainerMount]) -> None:
+    """Docker's `--mount` makes no host directory, and no container, where its source is missing."""
+    from lamina.runtime.volume import MountKind
+
+    for mount in mounts:
+        is_needed = mount.kind is MountKind.BIND and not mount.creates_source
+        if is_needed and not os.path.lexists(mount.source):
+            raise NotFound(
+                f"{mount.source}: no such file or directory on the host, to mount on {mount.target}; "
+                "make it first, or use -v, which makes a directory"
+            )
+
+
 def _mounts(
     engine: Engine, options: ContainerOptions, execution: Mapping[str, Any]
 ) -> tuple[tuple[ContainerMount, ...], _Made]:
@@ -282,6 +295,7 @@ def _mounts(
     mounts = all_mounts(asked, borrowed=borrowed, image=image_mounts(execution.get("Volumes") or {}))
     if not mounts:
         return (), _Made()
+    _insist_sources(mounts)
     store, settled = VolumeStore(engine.root), []
     names, anonymous, fresh = [], [], []
     for mount in mounts:

@@ -16,6 +16,7 @@ from lamina.runtime.container import (
     PATIENCE,
     Container,
     ContainerDirectory,
+    ContainerNotFound,
     ContainerNotRunning,
     ContainerRunning,
     insist_private,
@@ -59,7 +60,7 @@ def start(
     """
     insist_private(engine.root)
     directory = ContainerDirectory(engine.root, container.id)
-    lock = directory.lock(PATIENCE)
+    lock = _lock(engine, directory, container)
     try:
         _insist_ended(directory, container)
         plan, notes = _plan(engine, container, console)
@@ -69,6 +70,23 @@ def start(
         return Started(container=container, pid=pid, notes=(*notes, *more))
     finally:
         os.close(lock)
+
+
+def _lock(engine: Engine, directory: ContainerDirectory, container: Container) -> int:
+    """Of a container that is there still: whoever held the lock until now may have removed it."""
+    try:
+        lock = directory.lock(PATIENCE)
+    except FileNotFoundError:
+        lock = -1
+    if lock >= 0 and ContainerTable(engine.store.state).get(container.id) is not None:
+        return lock
+    if lock >= 0:
+        os.close(lock)
+        raise ContainerNotFound(f"{container.name}: removed meanwhile")
+    raise ContainerNotFound(
+        f"{container.name}: its directory is gone, as when `rm` was killed; "
+        f"`lamina rm {container.name}` ends that"
+    )
 
 
 def _insist_ended(directory: ContainerDirectory, container: Container) -> None:

@@ -38,12 +38,18 @@ class HealthChecks:
         self._record = HealthRecord()
         self._pid = 0
         self._source = -1
+        self._end = -1
         self._output = bytearray()
         self._began = 0.0
         self._next = 0.0
         if check is not None:
             self._next = time.monotonic() + check.delay(0.0, self._record)
             tell(self._record.to_json())
+
+    @property
+    def pid(self) -> int:
+        """Of the process that checks, or 0: whose end is wanted."""
+        return self._pid
 
     def timeout(self, otherwise: float) -> float:
         """Seconds until :meth:`advance` has something to do."""
@@ -53,7 +59,9 @@ class HealthChecks:
         return max(0.0, min(otherwise, due - time.monotonic()))
 
     def sources(self) -> dict[int, Callable[[], None]]:
-        return {self._source: self._read} if self._source >= 0 else {}
+        """Its end as well: its output may end before, and then nothing else would wake the loop."""
+        found: dict[int, Callable[[], None]] = {self._source: self._read} if self._source >= 0 else {}
+        return found | {self._end: _nothing} if self._end >= 0 else found
 
     def advance(self) -> None:
         if self._check is None:
@@ -74,10 +82,10 @@ class HealthChecks:
 
     def close(self) -> None:
         """The container has ended, and what runs in it with it."""
-        if self._pid:
+        if self._pid and self._pid not in self._statuses:  # one that was reaped has a number no more
             with contextlib.suppress(OSError):
                 os.kill(self._pid, signal.SIGKILL)
-        self._close_source()
+        self._close()
 
     def _begin(self, check: HealthCheck, now: float) -> None:
         process = exec_process(self._document, check.argv)
@@ -98,7 +106,7 @@ class HealthChecks:
             os.close(sink)
             os.close(nothing)
         os.set_blocking(source, False)
-        self._pid, self._source = made.pid, source
+        self._pid, self._source, self._end = made.pid, source, os.pidfd_open(made.pid)
 
     def _read(self) -> None:
         try:
@@ -113,7 +121,7 @@ class HealthChecks:
     def _finish(self, check: HealthCheck, code: int) -> None:
         if self._source >= 0:
             self._read()
-        self._close_source()
+        self._close()
         self._pid = 0
         now = time.monotonic()
         end = time.time()
@@ -123,7 +131,17 @@ class HealthChecks:
         self._next = now + check.delay(end - self._state.started, self._record)
         self._tell(self._record.to_json())
 
+    def _close(self) -> None:
+        self._close_source()
+        if self._end >= 0:
+            os.close(self._end)
+            self._end = -1
+
     def _close_source(self) -> None:
         if self._source >= 0:
             os.close(self._source)
             self._source = -1
+
+
+def _nothing() -> None:
+    """The process' status is the loop's to reap."""

@@ -236,8 +236,12 @@ class ContainerDirectory:
         :meth:`settle_state` is.
         """
         temporary = self.path / f".state.{os.urandom(8).hex()}"
-        temporary.write_text(json.dumps(asdict(state)), encoding="utf-8")
-        os.replace(temporary, self.path / "state.json")
+        try:
+            temporary.write_text(json.dumps(asdict(state)), encoding="utf-8")
+            os.replace(temporary, self.path / "state.json")
+        except BaseException:  # a full disk, above all
+            temporary.unlink(missing_ok=True)
+            raise
 
     def settle_state(self, state: ContainerState) -> None:
         """A state that outlives the machine's power."""
@@ -258,7 +262,9 @@ class ContainerDirectory:
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    if time.monotonic() >= deadline or self.read_state().is_live:
+                    # Who only looks holds it for an instant too, but shares it (is_attended).
+                    is_running = self.read_state().is_live and self.is_attended()
+                    if time.monotonic() >= deadline or is_running:
                         raise ContainerRunning(
                             f"{self.path.name[:12]}: running, or being started or removed"
                         ) from None

@@ -93,11 +93,14 @@ class EmbeddedRuntime:
 
     def _fork(self, plan: _Plan, container: str) -> Made:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        child = os.fork()
-        if child == 0:
-            ours.close()
-            _first_child(plan, theirs)
-        theirs.close()
+        try:
+            child = os.fork()
+            if child == 0:
+                ours.close()
+                _first_child(plan, theirs)
+        finally:
+            theirs.close()
+            plan.close()
         try:
             pid = 0
             message = _heard(ours)
@@ -162,6 +165,12 @@ class _Plan:
         self.trampoline = open_trampoline() if is_available() else -1
         self.is_user_namespace = not _is_initial_user_namespace()
         self.cgroup_binds = _binds(cgroup) if cgroup is not None and not joins else ()
+
+    def close(self) -> None:
+        """The parent's: a monitor makes one of these for each start and each health check."""
+        if self.trampoline >= 0:
+            os.close(self.trampoline)
+            self.trampoline = -1
 
 
 # -- the children
@@ -428,7 +437,7 @@ def _failure(message: Mapping[str, Any]) -> Exception:
 
 def _not_run(number: int, command: str) -> Exception:
     if number in (errno.ENOENT, errno.ENOTDIR):
-        return CommandNotFound(f"{command}: not found in the container")
+        return CommandNotFound.named(command)
     reason = os.strerror(number).lower()
     hint = " (built for another machine?)" if number == errno.ENOEXEC else ""
     return CommandNotExecutable(f"{command}: cannot be run in the container: {reason}{hint}")

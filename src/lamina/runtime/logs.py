@@ -7,6 +7,7 @@ container's is one of the log's, cut at 16 KiB as docker cuts it. With ``max-siz
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -113,9 +114,16 @@ class LogWriter:
         self._put(pending)
 
     def _put(self, text: bytearray) -> None:
+        """All of it or, where the disk is full, nothing: a container does not end for want of a log."""
         view = memoryview(bytes(text))
-        while view:
-            view = view[os.write(self._descriptor, view) :]
+        try:
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            os.ftruncate(self._descriptor, self._size)  # half a line would spoil the next one
+            return
         self._size += len(text)
 
     def _open(self) -> None:

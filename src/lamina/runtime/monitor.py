@@ -9,6 +9,7 @@ or do not, ``stopping`` (it shall not be started again) and ``paused``.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -64,6 +65,8 @@ def _detach(keep: tuple[int, ...]) -> None:
         signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGPIPE, signal.SIGTTOU
     ):
         signal.signal(number, signal.SIG_IGN)
+    # Files of the starter's that are garbage already must not be closed by number once those are others'.
+    gc.freeze()
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
@@ -225,6 +228,7 @@ class Monitor:
             if was_stopped or not self._restart.applies(code, self._state.restarts):
                 return
             self._runtime.delete(self._directory.path, self._container.id)
+            (self._directory.path / PAUSED).unlink(missing_ok=True)  # the next run is not frozen
             # As with docker, whoever is attached sees one run: a command in the foreground comes to its end.
             self._tell_end()
             self._preparation.disconnect()
@@ -253,6 +257,7 @@ class Monitor:
         """Relays until the first process has ended and its output is read; gives its wait status."""
         pid = self._state.pid
         end = os.pidfd_open(pid)
+        self._statuses.clear()
         checks = self._preparation.health_checks(self._state, self._tell_health, self._statuses)
         try:
             deadline = 0.0
@@ -261,7 +266,7 @@ class Monitor:
                 others: dict[int, Callable[[], None]] = {} if deadline else {end: _nothing}
                 others |= checks.sources()
                 self._relay.wait(timeout, others)
-                self._reap()
+                self._reap(pid, checks.pid)
                 if not deadline:
                     checks.advance()
                     if pid in self._statuses:
@@ -274,10 +279,14 @@ class Monitor:
 
     def _tell_health(self, health: dict[str, Any]) -> None:
         self._state = replace(self._state, health=health)
-        self._directory.write_state(self._state)
+        with contextlib.suppress(OSError):  # a full disk; the container runs all the same
+            self._directory.write_state(self._state)
 
-    def _reap(self) -> None:
-        """Every child that has ended: also those that a container without a pid namespace leaves behind."""
+    def _reap(self, *wanted: int) -> None:
+        """Every child that has ended: also those that a container without a pid namespace leaves behind.
+
+        Of ``wanted`` the status is kept. Others' would be taken for that of who has their number later.
+        """
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -285,7 +294,8 @@ class Monitor:
                 return
             if not pid:
                 return
-            self._statuses[pid] = status
+            if pid in wanted:
+                self._statuses[pid] = status
 
     # -- the end
 
@@ -312,11 +322,12 @@ class Monitor:
         if self._options.is_removed_at_exit:
             self._directory.write_state(self._state)
             self._remove(keeps_directory=True)
-        else:
-            self._directory.settle_state(self._state)
+        is_settled = self._options.is_removed_at_exit or self._settle()
         self._tell_end()
         self._runtime.delete(self._directory.path, self._container.id)
         self._preparation.disconnect()
+        if not is_settled:  # what the runtime kept on the disk is gone now
+            self._settle()
         if self._options.is_removed_at_exit:
             self._directory.discard()
         elif self._state.error:  # another start failed, and left who knows what
@@ -324,6 +335,14 @@ class Monitor:
         else:
             note_end(self._directory.path)
         os.close(self._lock)
+
+    def _settle(self) -> bool:
+        """False on a full disk, above all: who is attached learns the code all the same."""
+        try:
+            self._directory.settle_state(self._state)
+        except OSError:
+            return False
+        return True
 
     def _tell_end(self) -> None:
         words = {"code": self._state.exit_code, "error": self._state.error}

@@ -133,7 +133,7 @@ def _failure(runtime: str, verb: str, complaint: str, code: int) -> Exception:
     lowered = complaint.lower()
     is_missing = "executable file" in lowered and "not found" in lowered
     if is_missing or (quoted and "no such file or directory" in lowered):
-        return CommandNotFound(f"{name}: not found in the container")
+        return CommandNotFound.named(name)
     # crun says of a directory that it is not permitted.
     if quoted and re.search("permission denied|is a directory|operation not permitted", lowered):
         return CommandNotExecutable(f"{name}: cannot be run in the container: permission denied")

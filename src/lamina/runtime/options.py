@@ -74,7 +74,6 @@ class ContainerOptions:
     pid_mode: str = ""
     ipc_mode: str = ""
     uts_mode: str = ""
-    userns_mode: str = ""
     cgroupns_mode: str = ""
     sysctls: tuple[str, ...] = ()
 

@@ -93,7 +93,7 @@ class _Server:
                     self._supervisors.pop(descriptor).close()
 
     def _accept(self) -> int:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             connection, _ = self._listener.accept()
             with connection:
                 message, descriptors, _, _ = socket.recv_fds(connection, _MESSAGE, 1)

@@ -27,6 +27,16 @@ class RuntimeFailed(Unsupported):
 class CommandNotFound(NotFound):
     exit_code = 127
 
+    @classmethod
+    def named(cls, name: str) -> CommandNotFound:
+        """With a word for the two that are no commands but look as if they were meant otherwise."""
+        hint = ""
+        if name.startswith("-"):
+            hint = "; options stand before the image's or container's name"
+        elif " " in name:
+            hint = "; a command and its arguments are words of their own, or `sh -c '...'`"
+        return cls(f"{name}: not found in the container{hint}")
+
 
 class CommandNotExecutable(Denied):
     exit_code = 126
@@ -96,10 +106,8 @@ def choose_runtime(wanted: str, identity: Identity) -> Runtime:
         # runc and crun cannot keep owners for a user with one id: every chown would fail.
         return _embedded()
     if wanted:
-        import shutil  # noqa: PLC0415 - 2 ms, for who names a runtime
-
-        path = shutil.which(wanted)
-        if path is None:
+        path = os.path.abspath(wanted) if "/" in wanted else _installed(wanted)
+        if not (os.path.isfile(path) and os.access(path, os.X_OK)):
             raise RuntimeUnavailable(f"runtime {wanted}: not installed; `--runtime embedded` needs nothing")
         return _oci(path)
     for candidate in candidates(identity):
@@ -110,8 +118,7 @@ def choose_runtime(wanted: str, identity: Identity) -> Runtime:
 
 def candidates(identity: Identity) -> list[Candidate]:
     """In the order in which they are chosen."""
-    del identity
-    found = [_candidate(name) for name in ("crun", "runc")]
+    found = [_candidate(name, is_rooted=identity.is_initial) for name in ("crun", "runc")]
     found.append(Candidate(
         name=EMBEDDED, path="", is_usable=True,
         reason="lamina's own, needs nothing: namespaces, pivot_root, capabilities and seccomp from Python",
@@ -119,16 +126,32 @@ def candidates(identity: Identity) -> list[Candidate]:
     return found
 
 
-def _candidate(name: str) -> Candidate:
-    from lamina.runtime.network.programs import find_program  # noqa: PLC0415 - loaded already where it counts
-
-    path = find_program(name, [*os.environ.get("PATH", "").split(":"), "/usr/sbin", "/sbin"])
+def _candidate(name: str, *, is_rooted: bool) -> Candidate:
+    path = _installed(name)
     if not path:
         return Candidate(name=name, path="", is_usable=False, reason="not installed")
     if name == "crun" and is_hybrid():
         return Candidate(name=name, path=path, is_usable=False,
                          reason="does not work with cgroups in hybrid mode, as they are here")
+    if is_rooted and not has_groups():
+        # An ordinary user's containers they make without; root's they refuse, as within a container of CI.
+        return Candidate(name=name, path=path, is_usable=False,
+                         reason="needs control groups that root may write to, and there are none")
     return Candidate(name=name, path=path, is_usable=True, reason=path)
+
+
+def _installed(name: str) -> str:
+    """Debian has runc in /usr/sbin, which an ordinary user's PATH has not."""
+    from lamina.runtime.network.programs import find_program  # noqa: PLC0415 - loaded already where it counts
+
+    return find_program(name, [*os.environ.get("PATH", "").split(":"), "/usr/sbin", "/sbin"])
+
+
+@functools.cache
+def has_groups() -> bool:
+    from lamina.runtime.cgroup import Cgroups  # noqa: PLC0415 - loaded already where it counts
+
+    return bool(Cgroups.detect().hierarchies)
 
 
 @functools.cache

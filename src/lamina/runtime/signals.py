@@ -40,6 +40,8 @@ def signal_name(number: int) -> str:
 
 def send(pid: int, started: int, number: int) -> bool:
     """False if the process is gone. Never reaches another one that has its number now (pidfd_open(2))."""
+    if pid <= 0:  # a state's word for none
+        return False
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -60,6 +62,8 @@ def wait_for_end(pid: int, started: int, seconds: float | None) -> bool:
     """Whether the process ended in time; ``None`` waits for ever. It need not be a child."""
     import select  # noqa: PLC0415 - only who waits
 
+    if pid <= 0:
+        return True
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

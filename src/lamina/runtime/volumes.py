@@ -33,6 +33,10 @@ class VolumeNotFound(NotFound):
     pass
 
 
+def _missing(name: str) -> VolumeNotFound:
+    return VolumeNotFound(f"{name}: no such volume; `lamina volume ls` lists those that there are")
+
+
 class InvalidVolume(InvalidInput):
     pass
 
@@ -102,7 +106,7 @@ class VolumeStore:
         try:
             document = json.loads((self.directory / check_name(name) / _RECORD).read_bytes())
         except (FileNotFoundError, NotADirectoryError):
-            raise VolumeNotFound(f"{name}: no such volume") from None
+            raise _missing(name) from None
         return Volume(**document)
 
     def walk(self) -> Iterator[Volume]:
@@ -119,7 +123,7 @@ class VolumeStore:
         try:
             os.rename(self.directory / check_name(name), doomed)
         except FileNotFoundError:
-            raise VolumeNotFound(f"{name}: no such volume") from None
+            raise _missing(name) from None
         sync_directory(self.directory)
         _empty(doomed)
 
@@ -128,7 +132,7 @@ class VolumeStore:
         try:
             return trees.measure(self.data(name)).size
         except FileNotFoundError:
-            raise VolumeNotFound(f"{name}: no such volume") from None
+            raise _missing(name) from None
 
     def sweep(self) -> None:
         """What interrupted processes left."""

@@ -88,6 +88,13 @@ def test_what_cannot_be_is_refused_and_nothing_is_made(tmp_path: Path, more: dic
     assert records(tmp_path).walk() == []
 
 
+def test_an_address_for_a_subnet_is_answered_with_the_subnet(tmp_path: Path) -> None:
+    with pytest.raises(InvalidNetwork, match=r"--subnet 10\.7\.0\.5/24: .*; did you mean 10\.7\.0\.0/24\?"):
+        records(tmp_path).create(request("a", subnets=("10.7.0.5/24",)), 1.0)
+    with pytest.raises(InvalidNetwork, match=r"--subnet 10\.0\.0\.0/33: expected ADDRESS/BITS"):
+        records(tmp_path).create(request("a", subnets=("10.0.0.0/33",)), 1.0)
+
+
 def test_other_drivers_and_options_are_not_pretended(tmp_path: Path) -> None:
     for more in ({"driver": "macvlan"}, {"options": {"com.docker.network.bridge.enable_icc": "false"}}):
         with pytest.raises(Unsupported):

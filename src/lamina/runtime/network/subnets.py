@@ -63,9 +63,11 @@ def host_networks(route_file: str = "/proc/net/route") -> Iterator[tuple[str, ip
 
 def parse_subnet(text: str) -> Network:
     try:
-        subnet = ipaddress.ip_network(text)
-    except ValueError as error:
-        raise InvalidNetwork(f"--subnet {text}: {error}") from None
+        subnet = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise InvalidNetwork(f"--subnet {text}: expected ADDRESS/BITS, such as 10.20.0.0/24") from None
+    if ipaddress.ip_interface(text).ip != subnet.network_address:
+        raise InvalidNetwork(f"--subnet {text}: an address inside a network; did you mean {subnet}?")
     if subnet.num_addresses < 4:
         raise InvalidNetwork(f"--subnet {text}: too small to hold a gateway and a container")
     return subnet
