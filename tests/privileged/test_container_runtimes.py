@@ -73,3 +73,18 @@ def test_root_without_control_groups_has_containers_all_the_same(place: Place) -
     assert (done.returncode, done.stdout) == (4, "1\n"), done
     assert done.stderr.startswith("note: limits are not applied: ")
     assert "Runtime: embedded\n" in lamina(place, "info", script=NONE).stdout
+
+
+@pytest.mark.parametrize("runtime", ["runc", "embedded"])
+def test_what_is_removed_at_its_end_takes_its_anonymous_volumes_along(place: Place, runtime: str) -> None:
+    """And no volume that has a name, nor one that another container borrowed."""
+    options = ("--network", "none", "--runtime", runtime)
+    place.say("run", "--rm", *options, "-v", "/data", "-v", "named:/named", "base:1", "touch", "/data/x", "/named/x")
+    assert place.lines("volume", "ls", "-q") == ["named"]
+    assert place.run("run", "--rm", *options, "-v", "/data", "base:1", "nosuch").returncode == 127
+    assert place.lines("volume", "ls", "-q") == ["named"]
+    place.say("create", "--rm", *options, "--name", "lender", "-v", "/data", "base:1", "true")
+    place.say("create", "--name", "borrower", *options, "--volumes-from", "lender", "base:1", "true")
+    place.say("start", "-a", "lender")
+    assert len(place.lines("volume", "ls", "-q")) == 2
+    place.say("rm", "borrower")

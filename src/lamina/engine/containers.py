@@ -11,7 +11,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -343,22 +343,7 @@ def _remove_locked(engine: Engine, container: Container, *, with_volumes: bool) 
     directory = directory_of(engine, container).path
     if is_begun(directory):
         clean_up(directory)
-    remove_container(engine.root, engine.store.state, driver, container)
-    if with_volumes:
-        remove_anonymous(engine, [container])
-
-
-def remove_anonymous(engine: Engine, gone: Iterable[Container]) -> None:
-    """Anonymous volumes of containers that are gone, unless another one borrowed them."""
-    doomed = {name for container in gone for name in container.anonymous}
-    if not doomed:
-        return
-    from lamina.runtime.volumes import VolumeNotFound, VolumeStore
-
-    used = {name for container in ContainerTable(engine.store.state).walk() for name in container.volumes}
-    for name in doomed - used:
-        with contextlib.suppress(VolumeNotFound):
-            VolumeStore(engine.root).remove(name)
+    remove_container(engine.root, engine.store.state, driver, container, with_volumes=with_volumes)
 
 
 def prune(engine: Engine, filters: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], int]:
