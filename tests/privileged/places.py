@@ -140,6 +140,18 @@ def make_layout(path: Path, layers: Sequence[list[Entry]]) -> Path:
     return path
 
 
+@contextmanager
+def based(root: Path, runtime: str) -> Iterator[Place]:
+    """Root's place with the image ``base:1``, which is busybox; cleared at the end."""
+    made = Place(root, runtime=runtime)
+    with owned_directory(None) as path:
+        made.say("load", "-q", "-i", make_layout(path / "layout", [busybox_layer()]))
+    try:
+        yield made
+    finally:
+        made.clear()
+
+
 def disk_use(path: Path) -> int:
     """Bytes of all that is below a path, each file once."""
     seen: dict[tuple[int, int], int] = {}

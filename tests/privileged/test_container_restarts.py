@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.privileged.places import Place, busybox_layer, make_layout, owned_directory, wait_for
+from tests.privileged.places import Place, based, wait_for
 
 from lamina.engine.containers import find, settle
 from lamina.engine.engine import Engine
@@ -44,13 +44,8 @@ with Engine.open(settings=Settings.load({}, flags=flags)) as engine:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path / "root", runtime="embedded")
-    with owned_directory(None) as path:
-        made.say("load", "-q", "-i", make_layout(path / "layout", [busybox_layer()]))
-    try:
+    with based(tmp_path / "root", "embedded") as made:
         yield made
-    finally:
-        made.clear()
 
 
 def state_of(place: Place, name: str) -> dict[str, Any]:
@@ -146,19 +141,17 @@ def test_the_code_is_told_on_a_full_disk(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", disk], check=True)
-    place = Place(disk / "root", runtime="embedded")
     try:
-        place.say("load", "-q", "-i", make_layout(tmp_path / "layout", [busybox_layer()]))
-        name = place.say("create", "--network", "none", "base:1", "sh", "-c", "sleep 2; exit 7").strip()
-        with place.start("start", "-a", name) as attached:
-            wait_for(lambda: find_status(place, name) == "running")
-            with (disk / "filler").open("wb", buffering=0) as stream, pytest.raises(OSError, match="space"):
-                while True:
-                    stream.write(bytes(4096))
-            assert attached.wait(30) == 7
-        (disk / "filler").unlink()
+        with based(disk / "root", "embedded") as place:
+            name = place.say("create", "--network", "none", "base:1", "sh", "-c", "sleep 2; exit 7").strip()
+            with place.start("start", "-a", name) as attached:
+                wait_for(lambda: find_status(place, name) == "running")
+                with (disk / "filler").open("wb", buffering=0) as stream, pytest.raises(OSError, match="space"):
+                    while True:
+                        stream.write(bytes(4096))
+                assert attached.wait(30) == 7
+            (disk / "filler").unlink()
     finally:
-        place.clear()
         unmount(disk, lazily=True)
 
 

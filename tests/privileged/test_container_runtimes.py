@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.privileged.places import Place, busybox_layer, make_layout, owned_directory
+from tests.privileged.places import Place, based
 
 pytestmark = pytest.mark.privileged
 
@@ -23,13 +23,8 @@ SCRIPT = f'if mountpoint -q {UNIFIED}; then umount {UNIFIED}; fi; exec "$@"'
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path / "root", runtime="runc")
-    with owned_directory(None) as path:
-        made.say("load", "-q", "-i", make_layout(path / "layout", [busybox_layer()]))
-    try:
+    with based(tmp_path / "root", "runc") as made:
         yield made
-    finally:
-        made.clear()
 
 
 def lamina(place: Place, *words: str, script: str = SCRIPT) -> subprocess.CompletedProcess[str]:

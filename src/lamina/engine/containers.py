@@ -146,10 +146,10 @@ def kill(engine: Engine, name: str, number: int = signal.SIGKILL) -> None:
 def kill_everything(state: ContainerState) -> None:
     """The first process takes all others of its pid namespace along; the group finds those without one."""
     send(state.pid, state.pid_started, signal.SIGKILL)
-    if not wait_for_end(state.pid, state.pid_started, DEFAULT_STOP_SECONDS) and state.cgroup:
-        from lamina.runtime.cgroup import Cgroups
-
-        Cgroups.detect().at(state.cgroup).kill()
+    if not wait_for_end(state.pid, state.pid_started, DEFAULT_STOP_SECONDS):
+        group = find_group(state)
+        if group is not None:
+            group.kill()
 
 
 def _intend_to_stop(engine: Engine, seen: Seen) -> Seen:
@@ -235,24 +235,19 @@ def unpause(engine: Engine, name: str) -> None:
 
 
 def _is_frozen(state: ContainerState) -> bool:
-    if not state.cgroup:
-        return False
-    from lamina.runtime.cgroup import Cgroups
-
-    group = Cgroups.detect().at(state.cgroup)
-    return bool(group.places) and group.is_frozen
+    group = find_group(state)
+    return group is not None and group.is_frozen
 
 
 @contextlib.contextmanager
 def standing_still(seen: Seen) -> Iterator[None]:
     """For a look at the filesystem of a running container; where pausing cannot be had, without."""
-    if seen.state.status is not Status.RUNNING or not seen.state.cgroup:
+    group = find_group(seen.state) if seen.state.status is Status.RUNNING else None
+    if group is None:
         yield
         return
     from lamina.errors import Unsupported
-    from lamina.runtime.cgroup import Cgroups
 
-    group = Cgroups.detect().at(seen.state.cgroup)
     try:
         group.freeze()
     except (Unsupported, Unavailable, OSError):
@@ -264,11 +259,20 @@ def standing_still(seen: Seen) -> Iterator[None]:
         group.thaw()
 
 
-def group_of(state: ContainerState, name: str) -> Cgroup:
+def find_group(state: ContainerState) -> Cgroup | None:
+    """``None`` for a container that has no control group."""
+    if not state.cgroup:
+        return None
     from lamina.runtime.cgroup import Cgroups
 
-    group = Cgroups.detect().at(state.cgroup) if state.cgroup else None
-    if group is None or not group.places:
+    group = Cgroups.detect().at(state.cgroup)
+    return group if group.places else None
+
+
+def group_of(state: ContainerState, name: str) -> Cgroup:
+    """Raises ``Unsupported`` where there is none."""
+    group = find_group(state)
+    if group is None:
         from lamina.errors import Unsupported
 
         raise Unsupported(

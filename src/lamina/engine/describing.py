@@ -357,10 +357,8 @@ def pids_of(seen: Seen) -> list[int]:
     """Of the group, where there is one; else those of the first process' pid namespace."""
     import os
 
-    from lamina.runtime.cgroup import Cgroups
-
-    group = Cgroups.detect().at(seen.state.cgroup) if seen.state.cgroup else None
-    if group is not None and group.places:
+    group = containers.find_group(seen.state)
+    if group is not None:
         return group.pids()
     wanted = os.stat(f"/proc/{seen.state.pid}/ns/pid").st_ino
     found = []

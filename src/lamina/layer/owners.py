@@ -144,10 +144,6 @@ def keep_child(directory: int | str, name: bytes, guard: bytes, kept: Kept) -> N
         os.removexattr(directory, CHILDREN_XATTR)
 
 
-def has_children(directory: int | str) -> bool:
-    return bool(_read_children(directory)[1])
-
-
 def _short(guard: bytes) -> int:
     return zlib.crc32(guard) & 0xFFFF
 

@@ -80,7 +80,6 @@ MOUNT_ATTR_NOSYMFOLLOW = 0x200000
 _MOUNT_ATTR_ATIME = 0x70
 
 # prctl(2)
-_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
@@ -169,11 +168,6 @@ def close_on_exec_from(first: int) -> None:
 def become_subreaper() -> None:
     """Descendants that lose their parent become children of this process."""
     _call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def set_parent_death_signal(number: int) -> None:
-    """Sent when the parent ends. Cleared by an exec that raises privileges, and by a change of ids."""
-    _call("prctl", _PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def set_dumpable(value: int) -> None:
