@@ -8,9 +8,12 @@ import pkgutil
 import re
 from pathlib import Path
 
+import pytest
+
 import lamina
 import lamina.errors
 from lamina.engine.engine import Engine
+from lamina.errors import nearest
 
 SOURCE = Path(lamina.__file__).parent
 KINDS = {
@@ -52,6 +55,15 @@ def test_every_error_inherits_one_kind() -> None:
         if issubclass(error, lamina.errors.LaminaError):
             kinds = [kind for kind in error.__mro__ if kind in KINDS and kind is not lamina.errors.LaminaError]
             assert len(kinds) <= 1, f"{error.__module__}.{error.__name__} is of {len(kinds)} kinds"
+
+
+@pytest.mark.parametrize(("word", "known", "expected"), [
+    ("--nmae", ["--name", "--net"], "--name"), ("--mem", ["--memory", "--name"], "--memory"), ("dff", ["df"], "df"),
+    ("--x", ["-x"], "-x"), ("--gpus", ["--cpus"], ""), ("CAP_FOO", ["CAP_BPF", "CAP_FOWNER"], ""), ("rm", [], ""),
+    ("", ["a"], ""), ("--", ["--a"], ""),
+])
+def test_only_what_is_really_near_is_suggested(word: str, known: list[str], expected: str) -> None:
+    assert nearest(word, known) == (f"; did you mean {expected}?" if expected else "")
 
 
 def test_every_verb_of_the_engine_is_explained() -> None:

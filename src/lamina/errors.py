@@ -25,10 +25,16 @@ if TYPE_CHECKING:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """``; did you mean X?`` for the end of a message, where one comes near."""
+    """``; did you mean X?`` for the end of a message, where one comes really near.
+
+    Who does not know the word seldom misses its first letter: ``--gpus`` was never meant to be ``--cpus``.
+    """
     import difflib  # noqa: PLC0415 - only somebody who misspelled something pays for it
 
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    bare = {name: name.lstrip("-") for name in known}
+    begin = word.lstrip("-")[:1]
+    likely = [name for name in bare if bare[name][:1] == begin]
+    near = difflib.get_close_matches(word, likely, n=1, cutoff=0.75)
     return f"; did you mean {near[0]}?" if near else ""
 
 

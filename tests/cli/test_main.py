@@ -42,7 +42,7 @@ def test_nothing_asked_is_answered_with_the_overview(command: Command, words: tu
     (("tag", "a"), "lamina: tag needs TARGET[:TAG]"),
     (("tag", "a", "b", "c"), "lamina: tag: did not expect 'c'"),
     (("pull", "--platform"), "lamina: --platform: expected one argument"),
-    (("ls", "a", "--layer", "x"), "lamina: --layer: invalid int value: 'x'"),
+    (("ls", "a", "--layer", "x"), "lamina: --layer: expected a whole number, got 'x'"),
     (("images", "--no-trunc=perhaps"), "lamina: --no-trunc: expected true or false, got 'perhaps'"),
     (("images", "--filter", "dangling"), "lamina: --filter: expected KEY=VALUE, got 'dangling'"),
     (("help", "nothing"), "lamina: there is no verb 'nothing'"),

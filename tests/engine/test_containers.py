@@ -9,15 +9,17 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from lamina.content.lease import boot_id, process_start
-from lamina.engine import containers, starting
+from lamina.engine import containers, removing, starting
 from lamina.engine.engine import Engine
 from lamina.errors import Conflict, InvalidInput, NotFound, Unsupported
 from lamina.runtime.container import (
+    RESTART,
     Container,
     ContainerDirectory,
     ContainerNotFound,
@@ -301,6 +303,51 @@ def test_update_of_one_that_does_not_run(image: Engine) -> None:
     assert image.container("web").container.options == found
 
 
+def told(engine: Engine, container: Container) -> str:
+    """What its monitor would read: it does not look at rows."""
+    return (directory(engine, container).path / RESTART).read_text()
+
+
+def test_a_monitor_is_told_of_another_restart_policy(image: Engine, attended: Container) -> None:
+    image.update("web", {"restart": "on-failure:3"})
+    assert told(image, attended) == "on-failure:3"
+    image.update("web", {"restart": "no"})
+    assert told(image, attended) == "no"
+    assert [name for name in os.listdir(directory(image, attended).path) if name.startswith(".")] == []
+
+
+def test_a_monitor_is_told_of_nothing_else(image: Engine) -> None:
+    made = make(image, "web", restart="always")
+    image.update("web", {"memory": 64 << 20})
+    assert not (directory(image, made).path / RESTART).exists()
+
+
+def test_of_two_updates_the_monitor_is_told_what_the_row_says(image: Engine) -> None:
+    made = make(image, "web")
+    with Engine.open(image.root) as other, ThreadPoolExecutor(2) as pool:
+        for number in range(1, 11):
+            wanted = (image, f"on-failure:{number}"), (other, f"on-failure:{number + 50}")
+            for done in [pool.submit(engine.update, "web", {"restart": policy}) for engine, policy in wanted]:
+                done.result()
+            assert told(image, made) == image.container("web").container.options.restart
+
+
+def test_a_container_that_goes_by_itself_gets_no_restart_policy(image: Engine) -> None:
+    made = make(image, "web", is_removed_at_exit=True)
+    with pytest.raises(InvalidInput, match=r"^--rm and --restart exclude each other: .* cannot be started$"):
+        image.update("web", {"restart": "always"})
+    assert image.container("web").container.options == made.options
+    assert not (directory(image, made).path / RESTART).exists()
+    image.update("web", {"restart": "no", "memory": 64 << 20})
+    assert image.container("web").container.options.memory == 64 << 20
+
+
+def test_an_update_of_one_whose_directory_is_gone(image: Engine) -> None:
+    directory(image, make(image, "web")).discard()
+    image.update("web", {"restart": "always"})
+    assert image.container("web").container.options.restart == "always"
+
+
 @pytest.mark.parametrize("verb", ["pause", "unpause"])
 def test_pausing_needs_one_that_runs(image: Engine, verb: str) -> None:
     make(image, "web")
@@ -385,9 +432,9 @@ def test_what_never_came_to_be_is_swept(image: Engine) -> None:
     busy = ContainerDirectory(image.root, "e" * 64)
     busy.make()
     with busy.locked():
-        assert containers.sweep_directories(image) >= 10_000
+        assert removing.sweep_directories(image) >= 10_000
     assert set(os.listdir(image.root / "containers")) == {kept.id, "e" * 64}
-    containers.sweep_directories(image)
+    removing.sweep_directories(image)
     assert os.listdir(image.root / "containers") == [kept.id]
     assert ContainerTable(image.store.state).get(kept.id) is not None
 

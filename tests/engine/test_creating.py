@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +23,8 @@ from lamina.runtime.container import NameInUse, Status
 from lamina.runtime.options import ContainerOptions
 from lamina.runtime.records import ContainerTable
 from lamina.runtime.volumes import VolumeStore
+from lamina.snapshot.copying import CopyingSnapshotter
+from lamina.snapshot.snapshotter import SnapshotKind, SnapshotNotFound
 from lamina.testing.images import DIRECTORY, tar_of
 
 CONFIG = (
@@ -79,6 +85,12 @@ def test_the_image_itself_is_not_changed() -> None:
     ({"log_options": ("max-file=3",)}, "--log-opt max-file: it needs max-size"),
     ({"dns": ("nowhere",)}, "nowhere"),
     ({"hosts": ("nowhere",)}, "nowhere"),
+    ({"hostname": "a b"}, r"^--hostname 'a b': expected a name of at most 64 letters, digits, hyphens, "),
+    ({"hostname": "x" * 65}, "--hostname 'xxx"),
+    ({"hostname": "a\n10.0.0.1 bank"}, "--hostname"),
+    ({"hostname": "a\0b"}, "--hostname"),
+    ({"hostname": "-a"}, "--hostname"),
+    ({"domainname": "a b"}, "--domainname 'a b'"),
     ({"devices": ("dev",)}, "dev"),
     ({"restart": "sometimes"}, "--restart"),
     ({"restart": "always", "is_removed_at_exit": True}, "--rm and --restart exclude each other"),
@@ -93,6 +105,11 @@ def test_a_typo_is_told_before_anything_is_made(image: Engine, asked: dict[str, 
     with pytest.raises(LaminaError, match=complaint):
         image.create("app:1", options=options(**asked))
     assert_nothing_is_left(image)
+
+
+@pytest.mark.parametrize("name", ["a", "x" * 64, "my_host-1.example.org", "_x"])
+def test_names_of_hosts(name: str) -> None:
+    check_options(options(hostname=name, domainname=name))
 
 
 def assert_nothing_is_left(engine: Engine, volumes: tuple[str, ...] = ()) -> None:
@@ -170,10 +187,106 @@ def test_what_was_made_goes_when_the_rest_fails(image: Engine, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     VolumeStore(image.root).create("kept", now=0.0)
-    monkeypatch.setattr(image.driver, "prepare", fail)
+    monkeypatch.setattr(image.driver, "prepare_ahead", fail)
     with pytest.raises(OSError, match="No space left"):
         image.create("app:1", options=options(volumes=("kept:/kept", "fresh:/fresh")))
     assert_nothing_is_left(image, ("kept",))
+
+
+@pytest.fixture
+def during_copies(image: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Has something done before each job of the driver that copies a tree."""
+    assert isinstance(image.driver, CopyingSnapshotter)
+    hands, real = image.driver.hands, image.driver.hands.run
+
+    def arrange(act: Callable[[], object]) -> None:
+        def run(verb: str, **arguments: Any) -> Any:
+            if verb == "copy":
+                act()
+            return real(verb, **arguments)
+
+        monkeypatch.setattr(hands, "run", run)
+
+    return arrange
+
+
+def test_others_write_while_a_tree_is_copied(
+    image: Engine, during_copies: Callable[[Callable[[], object]], None]
+) -> None:
+    with Engine.open(image.root, settings=image.settings) as other:
+        during_copies(lambda: other.create("app:1", name="second"))
+        image.create("app:1", name="first")
+        assert ContainerTable(image.store.state).names() == {"first", "second"}
+        during_copies(lambda: other.rename("second", "third"))
+        with pytest.raises(NameInUse, match="third"):
+            image.create("app:1", name="third")
+    assert len(os.listdir(image.root / "containers")) == 2
+    assert list(image.driver.leftovers()) == []
+    assert {info.key for info in image.driver.walk() if info.kind is SnapshotKind.ACTIVE} == {
+        each.snapshot for each in ContainerTable(image.store.state).walk()}
+
+
+def test_nothing_sweeps_what_is_being_copied(
+    image: Engine, during_copies: Callable[[Callable[[], object]], None]
+) -> None:
+    with Engine.open(image.root, settings=image.settings) as other:
+        during_copies(other.prune)
+        made = image.create("app:1")
+    assert sorted(os.listdir(image.driver.mounts(made.snapshot)[0].source)) == ["bin", "data"]
+
+
+def test_an_image_that_goes_while_it_is_copied_is_missed(
+    image: Engine, during_copies: Callable[[Callable[[], object]], None]
+) -> None:
+    during_copies(lambda: image.remove("app:1", force=True))
+    with pytest.raises(ImageNotFound, match=r"^app:1: removed meanwhile$"):
+        image.create("app:1")
+    assert_nothing_is_left(image)
+
+
+def test_an_image_that_goes_and_comes_while_it_is_copied_is_not_half_copied(
+    image: Engine, during_copies: Callable[[Callable[[], object]], None], tmp_path: Path
+) -> None:
+    with open(tmp_path / "app.tar", "wb") as out:
+        image.save(["app:1"], out)
+
+    def replaced() -> None:
+        image.remove("app:1", force=True)
+        image.load(tmp_path / "app.tar")
+
+    during_copies(replaced)
+    with pytest.raises((SnapshotNotFound, FileNotFoundError)):
+        image.create("app:1")
+    assert_nothing_is_left(image)
+
+
+KILLED = """
+import os, signal, sys
+from lamina.engine.engine import Engine
+from lamina.engine.settings import Settings
+settings = Settings.load({}, flags={"data-root": sys.argv[1], "storage-driver": "vfs"})
+with Engine.open(settings=settings) as engine:
+    real = engine.driver.hands.run
+    def run(verb, **arguments):
+        if verb == "copy" and sys.argv[2] == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(verb, **arguments)
+        if verb == "copy":
+            os.kill(os.getpid(), signal.SIGKILL)
+    engine.driver.hands.run = run
+    engine.create("app:1")
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_what_a_killed_create_copied_is_found_by_prune(image: Engine, moment: str) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, image.root, moment], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(image.driver.leftovers())) == len(os.listdir(image.root / "containers")) == 1
+    image.prune()
+    assert list(image.driver.leftovers()) == []
+    assert_nothing_is_left(image, tuple(volume.name for volume in VolumeStore(image.root).walk()))
+    image.create("app:1")
 
 
 def test_an_image_that_is_removed_meanwhile_is_missed(image: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,9 @@ from lamina.cli.volumes import VOLUME_CREATE, VOLUME_INSPECT, VOLUME_LS, VOLUME_
 from lamina.engine import volumes
 from lamina.engine.engine import Engine
 from lamina.errors import InvalidInput, NotFound, Unsupported
+from lamina.runtime.options import ContainerOptions
 from lamina.runtime.volumes import VolumeNotFound
+from lamina.testing.images import tar_of
 
 
 @pytest.fixture
@@ -91,7 +93,22 @@ def test_usage_counts_what_is_idle(engine: Engine) -> None:
 
 def test_other_drivers_are_refused(engine: Engine) -> None:
     with pytest.raises(Unsupported, match="there is only 'local'"):
-        volumes.create(engine, "x1", driver="rexray")
+        engine.create_volume("x1", driver="rexray")
+    assert engine.volumes() == ()
+
+
+def test_volumes_as_the_facade_tells_them(engine: Engine) -> None:
+    engine.import_image(io.BytesIO(tar_of({"file": b"x"})), "app:1")
+    engine.create_volume("idle", labels={"a": "b"})
+    (volumes.store_of(engine).data("idle") / "file").write_bytes(b"x" * 100_000)
+    engine.create("app:1", options=ContainerOptions(command=("x",), volumes=("busy:/data",)), name="web")
+    busy, idle = engine.volumes()
+    assert (busy.name, busy.users, busy.size) == ("busy", ("web",), None)
+    assert (idle.name, idle.users, dict(idle.labels), idle.is_anonymous) == ("idle", (), {"a": "b"}, False)
+    assert idle.mountpoint == engine.root / "volumes/idle/_data"
+    (idle,) = engine.volumes({"dangling": ["true"]}, has_sizes=True)
+    assert idle.size is not None
+    assert idle.size >= 100_000
 
 
 def test_the_verbs_speak_as_docker_does(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from lamina.testing.images import directory, file, make_image, symlink
 SECONDS = 60
 APPLETS = (
     "cat", "chgrp", "chmod", "chown", "cp", "dd", "echo", "false", "find", "id", "ln", "ls", "mkdir", "mkfifo", "mv",
-    "rm", "sh", "sleep", "sort", "stat", "touch", "true", "xargs",
+    "rm", "seq", "sh", "sleep", "sort", "stat", "touch", "true", "xargs",
 )
 # Busybox of Debian has no applet for attributes.
 _PROGRAMS = ("setfattr", "getfattr")

@@ -171,3 +171,33 @@ def test_who_comes_late_to_clean_up_changes_nothing(place: Place) -> None:
         stale = ContainerState(status=Status.EXITED, exit_code=255, is_unattended=True)
         assert settle(engine, container, stale).exit_code == 3
         assert find(engine, container.id).state.exit_code == 3
+
+
+def test_another_policy_reaches_the_monitor(place: Place) -> None:
+    name = place.say("run", "-d", "--network", "none", "--restart", "always", "base:1", "sleep", "600").strip()
+    place.say("update", "--restart", "no", name)
+    os.kill(state_of(place, name)["pid"], signal.SIGKILL)
+    wait_for(lambda: state_of(place, name)["status"] == "exited")
+    assert state_of(place, name)["restarts"] == 0
+    place.say("start", name)
+    place.say("update", "--restart", "on-failure:1", name)
+    os.kill(state_of(place, name)["pid"], signal.SIGKILL)
+    wait_for(lambda: state_of(place, name)["restarts"] == 1 and state_of(place, name)["status"] == "running")
+    os.kill(state_of(place, name)["pid"], signal.SIGKILL)
+    wait_for(lambda: state_of(place, name)["status"] == "exited")
+
+
+def test_the_health_of_a_paused_container_is_not_asked(place: Place) -> None:
+    flags = ("--health-cmd", "true", "--health-interval", "100ms")
+    name = place.say("run", "-d", "--network", "none", *flags, "base:1", "sleep", "600").strip()
+    probes = lambda: state_of(place, name)["health"].get("probes", [])  # noqa: E731 - asked again and again
+    wait_for(lambda: len(probes()) >= 2)
+    place.say("pause", name)
+    time.sleep(0.3)  # one that was at it
+    before = probes()
+    time.sleep(1.5)
+    assert probes() == before
+    place.say("unpause", name)
+    wait_for(lambda: probes()[-1] != before[-1])
+    assert all(probe["exit_code"] == 0 for probe in probes())
+    place.say("rm", "-f", name)

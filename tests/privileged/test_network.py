@@ -32,7 +32,7 @@ from lamina.runtime.network.claims import PortInUse
 from lamina.runtime.network.connecting import connect, disconnect, read_connected
 from lamina.runtime.network.hostfiles import DnsOptions
 from lamina.runtime.network.mode import Kind, NetworkMode, parse_network, with_options
-from lamina.runtime.network.planning import plan_network
+from lamina.runtime.network.planning import EngineMissing, plan_network
 from lamina.runtime.network.ports import parse_publish
 from lamina.runtime.network.programs import NetworkFailed, Programs, find_programs
 from lamina.runtime.network.records import NetworkInUse, NetworkRecords, NetworkRequest
@@ -483,7 +483,7 @@ def test_a_monitor_that_held_the_namespace_is_not_taken_for_the_container(world:
 
 def test_networks_are_made_listed_described_and_removed(world: World) -> None:
     with Engine.open(world.root, settings=Settings.load({"LAMINA_ROOT": str(world.root)})) as engine:
-        made = networks.create(engine, NetworkRequest(name="mine", labels={"a": "b"}, options={}))
+        made = engine.create_network("mine", labels={"a": "b"})
         one = world.run("one", parse_network("mine"))
         assert [each.name for each in networks.listing(engine)] == ["bridge", "host", "mine", "none"]
         assert [each.name for each in networks.listing(engine, {"label": ["a=b"]})] == ["mine"]
@@ -542,12 +542,18 @@ def test_the_commands_verbs(world: World) -> None:
 
 def test_an_ordinary_user_is_told_that_shared_networks_need_root(ordinary_user: OrdinaryUser, user_directory: Path) -> None:
     script = (
-        "import sys; from lamina.engine import networks; from lamina.engine.engine import Engine\n"
-        "from lamina.runtime.network.records import NetworkRequest\n"
-        "networks.create(Engine.open(sys.argv[1]), NetworkRequest(name='mine', labels={}, options={}))\n"
+        "import sys; from lamina.engine.engine import Engine\n"
+        "Engine.open(sys.argv[1]).create_network('mine')\n"
     )
     done = subprocess.run(ordinary_user.python("-c", script, user_directory), capture_output=True, text=True, check=False)
     assert "network mine: networks that several containers share need root" in done.stderr
+
+
+def test_no_network_is_made_that_no_container_could_be_on(world: World) -> None:
+    with Engine.open(world.root, settings=Settings.load({"LAMINA_ROOT": str(world.root)})) as engine:
+        with pytest.raises(EngineMissing, match=r"^network mine: bridge networking needs netavark or the CNI plugins"):
+            networks.create(engine, NetworkRequest(name="mine"), Programs(slirp4netns="/usr/bin/slirp4netns"))
+        assert [each.name for each in networks.listing(engine, {"type": ["custom"]})] == []
 
 
 # -- cleaning up
@@ -673,7 +679,7 @@ from pathlib import Path
 from lamina.runtime.network.connecting import connect, disconnect
 from lamina.runtime.network.mode import parse_network
 from lamina.runtime.network.namespaces import join_user_namespace
-from lamina.runtime.network.planning import plan_network
+from lamina.runtime.network.planning import EngineMissing, plan_network
 from lamina.runtime.network.ports import parse_publish
 from lamina.runtime.network.programs import find_programs
 from lamina.snapshot.namespace import current_identity, enter_user_namespace

@@ -15,6 +15,7 @@ from lamina.snapshot import probing
 from lamina.snapshot.copying import CopyingSnapshotter
 from lamina.snapshot.hands import Hands
 from lamina.snapshot.layers import LayerStore
+from lamina.snapshot.namespace import Identity, Ownership, unprivileged_identity
 from lamina.snapshot.probing import ORDER, choose, probe, reopen
 from lamina.snapshot.snapshotter import DriverUnavailable
 
@@ -97,6 +98,15 @@ def test_probing_explains_and_leaves_nothing(tmp_path: Path, state: State) -> No
     assert all(candidate.reason for candidate in found)
     assert found[-1].is_usable or len(found) > len(ORDER)
     assert os.listdir(tmp_path / "snapshots") == []
+
+
+def test_root_without_its_rights_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "snapshots").mkdir()
+    root = Hands(Identity(ownership=Ownership.KEPT, may_mount=False))
+    anybody = Hands(unprivileged_identity())
+    for name in ("overlay2", "erofs"):
+        assert probing._candidate(name, tmp_path, root).reason.startswith("needs CAP_SYS_ADMIN, which root lacks here")
+        assert probing._candidate(name, tmp_path, anybody).reason.startswith("needs root")
 
 
 class Odd(CopyingSnapshotter):

@@ -148,7 +148,7 @@ class VerbParser(argparse.ArgumentParser):
         elif wrong is not None and wrong[2].startswith(_IN_CLUSTER):
             error = self._unknown(f"-{wrong[2].removeprefix(_IN_CLUSTER)[1:2]}")
         elif wrong is not None:
-            error = UsageError(f"{wrong[1].rsplit('/', 1)[-1]}: {wrong[2]}")
+            error = UsageError(f"{wrong[1].rsplit('/', 1)[-1]}: {_plainly(wrong[2])}")
         else:
             error = UsageError(f"{self.verb_name}: {message}")
         error.add_note(f"`lamina help {self.verb_name}` shows how it is used")
@@ -224,6 +224,8 @@ def parse_size(text: str, option: str) -> int:
     return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
+_NUMBERS = {"int": "a whole number", "float": "a number such as 1.5"}
+
 # What argparse says of the x in -lx.
 _IN_CLUSTER = "ignored explicit argument "
 
@@ -243,6 +245,14 @@ def _unprotected(value: Any) -> Any:
     if isinstance(value, list):
         return [_unprotected(item) for item in value]
     return value.removeprefix(_DISGUISE) if isinstance(value, str) else value
+
+
+def _plainly(complaint: str) -> str:
+    """What argparse says of a value that is no number, in our words."""
+    found = re.match(r"invalid (int|float) value: (.*)", complaint)
+    if found is None:
+        return complaint
+    return f"expected {_NUMBERS[found[1]]}, got {found[2]}"
 
 
 def _split_command(words: Sequence[str], where: str) -> tuple[Sequence[str], list[str]]:

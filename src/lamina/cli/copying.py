@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from lamina.cli.arguments import Arguments, VerbParser
     from lamina.cli.session import Session
     from lamina.engine.copying import Copied
-    from lamina.runtime.reach import Reach
 
 
 def split_place(text: str) -> tuple[str, str]:
@@ -46,48 +45,36 @@ def _cp(arguments: Arguments, session: Session) -> None:
                          "lamina cp A:PATH - | lamina cp - B:DIRECTORY")
     if not source[0] and not destination[0]:
         raise UsageError("cp: must specify at least one container, as CONTAINER:PATH")
-    name = source[0] or destination[0]
-    from lamina.engine import copying
-
-    with session.engine() as engine, copying.reached_by_name(engine, name) as reach:
-        if source[0]:
-            _out(arguments, session, reach, source, destination[1])
-        else:
-            _in(arguments, session, reach, source[1], destination)
+    if source[0]:
+        _out(arguments, session, source, destination[1])
+    else:
+        _in(arguments, session, source[1], destination)
 
 
-def _out(
-    arguments: Arguments, session: Session, reach: Reach, source: tuple[str, str], destination: str
-) -> None:
-    from lamina.engine import copying
-
-    name, path = source
+def _out(arguments: Arguments, session: Session, source: tuple[str, str], destination: str) -> None:
     if destination == STREAM:
         if is_terminal(session.stdout):
             raise Refused("cp: a tar is not for a terminal; redirect the output, or give a path")
         out = session.output_bytes()
-        copying.stream_out(reach, name, path, out, follow=arguments.follow_link)
+        with session.engine() as engine:
+            engine.copy_from(*source, out, follow=arguments.follow_link)
         out.flush()
         return
-    copied = copying.copy_out(
-        reach, name, path, destination, follow=arguments.follow_link, keeps_ids=arguments.archive
-    )
+    with session.engine() as engine:
+        copied = engine.copy_from(
+            *source, destination, follow=arguments.follow_link, keeps_ids=arguments.archive
+        )
     _tell(session, copied, destination)
 
 
-def _in(
-    arguments: Arguments, session: Session, reach: Reach, source: str, destination: tuple[str, str]
-) -> None:
-    from lamina.engine import copying
-
+def _in(arguments: Arguments, session: Session, source: str, destination: tuple[str, str]) -> None:
     name, path = destination
-    if source == STREAM:
-        if is_terminal(session.stdin):
-            raise Refused("cp: nothing to read from a terminal; redirect the input, or give a path")
-        copied = copying.stream_in(reach, name, session.input_bytes(), path)
-    else:
-        copied = copying.copy_in(
-            reach, name, source, path, follow=arguments.follow_link, keeps_ids=arguments.archive
+    if source == STREAM and is_terminal(session.stdin):
+        raise Refused("cp: nothing to read from a terminal; redirect the input, or give a path")
+    with session.engine() as engine:
+        copied = engine.copy_to(
+            name, session.input_bytes() if source == STREAM else source, path,
+            follow=arguments.follow_link, keeps_ids=arguments.archive,
         )
     _tell(session, copied, f"{name}:{path}")
 

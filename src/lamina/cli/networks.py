@@ -45,18 +45,15 @@ def _create_arguments(parser: VerbParser) -> None:
 
 
 def _create(arguments: Arguments, session: Session) -> None:
-    from lamina.engine import networks
-    from lamina.runtime.network.records import NetworkRequest
-
     if arguments.ipv6 and not any(":" in subnet for subnet in arguments.subnet):
         raise UsageError("--ipv6: which addresses? Give an IPv6 --subnet, such as fd00:1234::/64")
-    request = NetworkRequest(
-        name=arguments.name, driver=arguments.driver, subnets=tuple(arguments.subnet),
-        gateways=tuple(arguments.gateway), ip_ranges=tuple(arguments.ip_range),
-        is_internal=arguments.internal, labels=pairs_of(arguments.label), options=pairs_of(arguments.opt),
-    )
     with session.engine() as engine:
-        session.print(networks.create(engine, request).id)
+        made = engine.create_network(
+            arguments.name, driver=arguments.driver, subnets=tuple(arguments.subnet),
+            gateways=tuple(arguments.gateway), ip_ranges=tuple(arguments.ip_range),
+            is_internal=arguments.internal, labels=pairs_of(arguments.label), options=pairs_of(arguments.opt),
+        )
+    session.print(made.id)
 
 
 NETWORK_CREATE = Verb(
@@ -86,10 +83,8 @@ def _ls_arguments(parser: VerbParser) -> None:
 
 
 def _ls(arguments: Arguments, session: Session) -> None:
-    from lamina.engine import networks
-
     with session.engine() as engine:
-        found = networks.listing(engine, filters_of(arguments.filter))
+        found = engine.networks(filters_of(arguments.filter))
     rows = [_row(each, is_whole=arguments.no_trunc) for each in found]
     if arguments.quiet and not arguments.format:
         for row in rows:
@@ -130,10 +125,8 @@ def _inspect_arguments(parser: VerbParser) -> None:
 
 def _inspect(arguments: Arguments, session: Session) -> int:
     """Those found are printed even if others are missing, as docker does it."""
-    from lamina.engine import networks
-
     with session.engine() as engine:
-        documents, code = collected(session, arguments.names, lambda name: networks.inspect(engine, name))
+        documents, code = collected(session, arguments.names, engine.inspect_network)
     show_documents(session, documents, arguments.format)
     return code
 
@@ -160,12 +153,11 @@ def _rm_arguments(parser: VerbParser) -> None:
 
 def _rm(arguments: Arguments, session: Session) -> int:
     """Each one is tried, whatever happened to those before it."""
-    from lamina.engine import networks
     from lamina.runtime.network.records import NetworkNotFound
 
     def remove(name: str) -> None:
         try:
-            session.print(visible(networks.remove(engine, name)))
+            session.print(visible(engine.remove_network(name)))
         except NetworkNotFound:
             if not arguments.force:
                 raise
@@ -193,12 +185,10 @@ def _prune_arguments(parser: VerbParser) -> None:
 
 
 def _prune(arguments: Arguments, session: Session) -> None:
-    from lamina.engine import networks
-
     if not arguments.force and not session.agrees("all networks that no running container is on"):
         return
     with session.engine() as engine:
-        removed = networks.prune(engine, filters=filters_of(arguments.filter))
+        removed = engine.prune_networks(filters_of(arguments.filter))
     if removed:
         session.print("Deleted Networks:")
     for name in removed:

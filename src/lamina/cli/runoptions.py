@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lamina.cli.arguments import Arguments, VerbParser
     from lamina.runtime.options import ContainerOptions
 
+_PROCESSORS = r"[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9}"
 _BYTES = r"(?i)(-?[0-9]{1,15}(?:\.[0-9]+)?)\s*([bkmgt]?)(?:i?b)?"
 
 
@@ -114,7 +115,7 @@ def add_limits(parser: VerbParser) -> None:
     parser.value("--memory-swap", metavar="SIZE", default=None,
                  about="memory and swap together; -1 for no limit")
     parser.value("--memory-reservation", metavar="SIZE", default=None, about="a soft limit")
-    parser.value("--cpus", metavar="NUMBER", type=float, default=None, about="at most this many CPUs")
+    parser.value("--cpus", metavar="NUMBER", default=None, about="at most this many CPUs")
     parser.value("-c", "--cpu-shares", metavar="NUMBER", type=int, default=None, about="a weight (1024)")
     parser.value("--cpu-period", metavar="MICROSECONDS", type=int, default=None, about="of the CPU's quota")
     parser.value("--cpu-quota", metavar="MICROSECONDS", type=int, default=None, about="in each period")
@@ -201,9 +202,10 @@ def read_limits(arguments: Arguments) -> dict[str, Any]:
         "memory": read_bytes(arguments.memory, "--memory"),
         "memory_swap": read_bytes(arguments.memory_swap, "--memory-swap"),
         "memory_reservation": read_bytes(arguments.memory_reservation, "--memory-reservation"),
-        "cpus": arguments.cpus, "cpu_shares": arguments.cpu_shares, "cpu_period": arguments.cpu_period,
-        "cpu_quota": arguments.cpu_quota, "cpuset_cpus": arguments.cpuset_cpus,
-        "cpuset_mems": arguments.cpuset_mems, "pids_limit": arguments.pids_limit,
+        "cpus": read_processors(arguments.cpus, "--cpus"), "cpu_shares": arguments.cpu_shares,
+        "cpu_period": arguments.cpu_period, "cpu_quota": arguments.cpu_quota,
+        "cpuset_cpus": arguments.cpuset_cpus, "cpuset_mems": arguments.cpuset_mems,
+        "pids_limit": arguments.pids_limit,
         "ulimits": tuple(arguments.ulimit), "oom_score_adj": arguments.oom_score_adj,
         "has_oom_kill": not arguments.oom_kill_disable,
     }
@@ -217,6 +219,14 @@ def read_bytes(text: str | None, option: str) -> int | None:
     if found is None or (found[1].startswith("-") and text.strip() != "-1"):
         raise UsageError(f"{option}: expected a size such as 512m or 1g, got {text!r}")
     return int(float(found[1]) * 1024 ** "bkmgt".index(found[2].lower() or "b"))
+
+
+def read_processors(text: str | None, option: str) -> float | None:
+    if text is None:
+        return None
+    if re.fullmatch(_PROCESSORS, text.strip()) is None:
+        raise UsageError(f"{option}: expected a number of processors such as 1.5, got {text!r}")
+    return float(text)
 
 
 def read_time(text: str | None, option: str) -> float | None:

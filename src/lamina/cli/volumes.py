@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lamina.cli.arguments import pairs_of
@@ -15,8 +15,7 @@ from lamina.cli.verbs import Verb
 if TYPE_CHECKING:
     from lamina.cli.arguments import Arguments, VerbParser
     from lamina.cli.session import Session
-    from lamina.engine.engine import Engine
-    from lamina.runtime.volumes import Volume
+    from lamina.engine.volumes import VolumeSummary
 
 DF_DIGITS = 4  # docker's
 VOLUME_LISTING = {
@@ -38,11 +37,9 @@ def _create_arguments(parser: VerbParser) -> None:
 
 
 def _create(arguments: Arguments, session: Session) -> None:
-    from lamina.engine import volumes
-
     with session.engine() as engine:
-        made = volumes.create(
-            engine, arguments.name or "", labels=pairs_of(arguments.label), options=pairs_of(arguments.opt),
+        made = engine.create_volume(
+            arguments.name or "", labels=pairs_of(arguments.label), options=pairs_of(arguments.opt),
             driver=arguments.driver,
         )
     session.print(made.name)
@@ -74,31 +71,23 @@ def _ls_arguments(parser: VerbParser) -> None:
 
 
 def _ls(arguments: Arguments, session: Session) -> None:
-    from lamina.engine import volumes
-
+    # Its size takes a walk through a volume, so only who names it gets it, as in docker.
+    has_sizes = "Size" in arguments.format
     with session.engine() as engine:
-        in_use = volumes.users(engine)
-        found = volumes.volumes(engine, filters=filters_of(arguments.filter), in_use=in_use)
-        rows = [_row(engine, volume, in_use, has_size="Size" in arguments.format) for volume in found]
+        found = engine.volumes(filters_of(arguments.filter), has_sizes=has_sizes)
     if arguments.quiet and not arguments.format:
         for volume in found:
             session.print(volume.name)
         return
+    rows = [_row(volume) for volume in found]
     show(session, Listing(VOLUME_LISTING, ["Driver", "Name"]), rows, arguments.format)
 
 
-def _row(
-    engine: Engine, volume: Volume, in_use: Mapping[str, Sequence[str]], *, has_size: bool
-) -> Mapping[str, object]:
-    """Its size takes a walk through the volume, so only who names it gets it, as in docker."""
-    from lamina.engine import volumes
-
-    store = volumes.store_of(engine)
+def _row(volume: VolumeSummary) -> Mapping[str, object]:
     return {
-        "Driver": "local", "Name": volume.name, "Scope": "local", "Mountpoint": str(store.data(volume.name)),
+        "Driver": "local", "Name": volume.name, "Scope": "local", "Mountpoint": str(volume.mountpoint),
         "Labels": ",".join(f"{key}={value}" for key, value in sorted(volume.labels.items())),
-        "Links": str(len(in_use.get(volume.name, ()))),
-        "Size": human_size(store.size(volume.name)) if has_size else "N/A",
+        "Links": str(len(volume.users)), "Size": "N/A" if volume.size is None else human_size(volume.size),
     }
 
 
@@ -122,10 +111,8 @@ def _inspect_arguments(parser: VerbParser) -> None:
 
 def _inspect(arguments: Arguments, session: Session) -> int:
     """Those found are printed even if others are missing, as docker does it."""
-    from lamina.engine import volumes
-
     with session.engine() as engine:
-        documents, code = collected(session, arguments.names, lambda name: volumes.inspect(engine, name))
+        documents, code = collected(session, arguments.names, engine.inspect_volume)
     show_documents(session, documents, arguments.format)
     return code
 
@@ -148,13 +135,10 @@ def _rm_arguments(parser: VerbParser) -> None:
 
 
 def _rm(arguments: Arguments, session: Session) -> int:
-    from lamina.engine import volumes
-
-    def remove(name: str) -> None:
-        volumes.remove(engine, name, force=arguments.force, in_use=volumes.users(engine))
-
     with session.engine() as engine:
-        return for_each(session, arguments.names, remove)
+        return for_each(
+            session, arguments.names, lambda name: engine.remove_volume(name, force=arguments.force)
+        )
 
 
 VOLUME_RM = Verb(
@@ -176,16 +160,11 @@ def _prune_arguments(parser: VerbParser) -> None:
 
 
 def _prune(arguments: Arguments, session: Session) -> int:
-    from lamina.engine import volumes
-
     what = "all volumes" if arguments.all else "anonymous volumes"
     if not arguments.force and not session.agrees(f"{what} that no container has"):
         return 0
     with session.engine() as engine:
-        pruned = volumes.prune(
-            engine, all_volumes=arguments.all, filters=filters_of(arguments.filter),
-            in_use=volumes.users(engine),
-        )
+        pruned = engine.prune_volumes(filters_of(arguments.filter), all_volumes=arguments.all)
     if pruned.names:
         session.print("Deleted Volumes:")
         for name in pruned.names:
@@ -193,8 +172,6 @@ def _prune(arguments: Arguments, session: Session) -> int:
         session.print("")
     session.print(f"Total reclaimed space: {human_size(pruned.freed, DF_DIGITS)}")
     return 0
-
-
 
 
 VOLUME_PRUNE = Verb(

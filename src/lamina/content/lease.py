@@ -47,9 +47,9 @@ class Lease:
 
 
 def live_content(state: State, *, apart_from: Lease | None = None) -> set[Digest]:
-    """What living processes hold. Leases of dead ones are removed on the way."""
+    """What living processes hold, and the build cache. Leases of dead ones are removed on the way."""
     boot = boot_id()
-    held: set[Digest] = set()
+    held = cached_content(state)
     with state.transaction() as connection:
         for lease, pid, started, where in connection.execute(
             "SELECT id, pid, started, boot FROM leases"
@@ -62,6 +62,12 @@ def live_content(state: State, *, apart_from: Lease | None = None) -> set[Digest
             rows = connection.execute("SELECT content FROM leased WHERE lease = ?", (lease,))
             held.update(Digest(row[0]) for row in rows)
     return held
+
+
+def cached_content(state: State) -> set[Digest]:
+    """What a step of a build may be taken from: blobs, and layers by diff id."""
+    rows = state.rows("SELECT blob, diff_id FROM builds WHERE blob != ''")
+    return {Digest(str(digest)) for row in rows for digest in row}
 
 
 def process_start(pid: int) -> int | None:

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lamina.content import reserve
 from lamina.errors import Unavailable, Unsupported
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LOCK_SECONDS = 30.0
 _ROOM = 1 << 20
 
@@ -33,6 +34,25 @@ CREATE TABLE containers (
     created   REAL NOT NULL,          -- seconds since the epoch
     document  TEXT NOT NULL           -- JSON: the whole record
 ) WITHOUT ROWID;
+"""
+
+_BUILDS = """
+CREATE TABLE builds (
+    key          TEXT PRIMARY KEY,    -- sha256 over the ingredients (lamina.build.key)
+    site         TEXT NOT NULL,       -- where the step stands: by it, and by its text, the nearest one is found
+    text         TEXT NOT NULL,
+    ingredients  TEXT NOT NULL,       -- JSON: name and value of each
+    files        BLOB NOT NULL,       -- which files went in, with the beginnings of their digests (zlib)
+    diff_id      TEXT NOT NULL,       -- empty: it changed nothing
+    blob         TEXT NOT NULL,
+    media_type   TEXT NOT NULL,
+    size         INTEGER NOT NULL,
+    created      REAL NOT NULL,       -- seconds since the epoch
+    used         REAL NOT NULL,
+    uses         INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX builds_site ON builds (site);
+CREATE INDEX builds_text ON builds (text);
 """
 
 _SCHEMA = """
@@ -102,14 +122,18 @@ class LockTimeout(Unavailable):
     pass
 
 
+def _is_crowded(directory: Path) -> bool:
+    """Not much room left, by what everybody may use: what ext4 keeps back, nobody can count on."""
+    return reserve.free_bytes(directory) < _ROOM
+
+
 def _insist_room(directory: Path) -> None:
     """SQLite writes a byte into each 4 KiB of the file that it maps for its log, so that they are there.
 
     Where blocks are smaller (ext4 on a small disk: 1 KiB) the rest comes to be when it is touched, and where
     the disk is full then, the kernel kills the process (SIGBUS).
     """
-    status = os.statvfs(directory)
-    if status.f_frsize < 4096 and status.f_bavail * status.f_frsize < _ROOM:
+    if os.statvfs(directory).f_frsize < 4096 and _is_crowded(directory):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
 
 
@@ -121,6 +145,7 @@ class State:
         self._depth = 0
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._is_on_reserve = False
         self._open()
 
     @property
@@ -142,7 +167,11 @@ class State:
                 self._connection = None
 
     def _open(self) -> sqlite3.Connection:
-        _insist_room(self._path.parent)
+        directory = self._path.parent
+        if _is_crowded(directory) and reserve.give_up(directory):
+            self._is_on_reserve = True
+        else:
+            _insist_room(directory)
         connection = sqlite3.connect(
             self._path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -155,6 +184,8 @@ class State:
             self._connection = None
             connection.close()
             raise
+        if not self._is_on_reserve:
+            reserve.keep(directory)
         return connection
 
     @contextmanager
@@ -187,6 +218,8 @@ class State:
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
+            if self._is_on_reserve:
+                reserve.take_back(self._path.parent)
 
     def _begin(self) -> None:
         try:
@@ -217,8 +250,8 @@ class State:
         with self.transaction() as connection:
             # Another process may have made the tables between the look and the lock.
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            # Version 2 added containers to what version 1 had.
-            missing = {0: _SCHEMA + _CONTAINERS, 1: _CONTAINERS}.get(version, "")
+            # Version 2 added containers to what version 1 had, version 3 the build cache.
+            missing = "".join((_SCHEMA, _CONTAINERS, _BUILDS)[version:])
             for statement in missing.split(";\n"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")

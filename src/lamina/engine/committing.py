@@ -38,6 +38,7 @@ from lamina.values import dataclass, field
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine
     from lamina.layer.entry import Entry
+    from lamina.layer.tarstream import Writable
     from lamina.runtime.container import Container, ContainerDirectory
     from lamina.snapshot.changes import Change
 
@@ -160,38 +161,21 @@ class _Commit:
     layers: list[Digest] = field(default_factory=list)
 
     def write_layer(self, container: Container, without: Mapping[str, str]) -> None:
-        from lamina.content.behind import WriteBehind
+        from lamina.engine.layering import store_layer
         from lamina.snapshot.changes import write_layer
 
-        index = io.BytesIO()
-        builder = IndexBuilder(index)
         driver = self.engine.driver_named(container.driver)
-        with self.engine.store.ingest() as ingest:
-            with WriteBehind(ingest) as behind:
-                written = write_layer(driver, container.snapshot, behind, builder, without)
-                behind.finish()
-            if not written.entries:
-                return
-            diff_id = ingest.digest
+
+        def fill(out: Writable, builder: IndexBuilder) -> int:
+            return write_layer(driver, container.snapshot, out, builder, without).tar_size
+
+        def note(diff_id: Digest) -> None:
             self._note(diff_id)
-            builder.finish(diff_id, written.tar_size)
-            is_docker = self.base.manifest.media_type == DOCKER_MANIFEST
-            self.layer = ingest.commit(layer_media_type(Compression.NONE, is_docker))
-        self._adopt(diff_id, index.getvalue())
+            self.layers.append(diff_id)
 
-    def _adopt(self, diff_id: Digest, index: bytes) -> None:
-        """What a driver mounts is made of the blob when somebody mounts it."""
-        from lamina.content.catalog import LayerFacts
-        from lamina.snapshot.receive import adopt_layer
-
-        store = self.engine.store
-        self.layers.append(diff_id)
-        facts = adopt_layer(self.engine.layers_store, diff_id, index, store.blob_path(diff_id))
-        with store.state.transaction():
-            store.catalog.learn_layer(diff_id, LayerFacts(
-                diff_id=diff_id, tar_size=facts.tar_size, content_size=facts.content_size,
-                entries=facts.entries,
-            ))
+        is_docker = self.base.manifest.media_type == DOCKER_MANIFEST
+        media_type = layer_media_type(Compression.NONE, is_docker)
+        self.layer = store_layer(self.engine, fill, note, media_type=media_type)
 
     def document(self, execution: Mapping[str, Any], line: History, form: str) -> Manifest:
         config = _config(self.base, execution, line, None if self.layer is None else self.layer.digest)

@@ -94,6 +94,26 @@ def reached_by_name(engine: Engine, name: str) -> AbstractContextManager[Reach]:
     return reached(engine, container, directory, observe(directory), binds(engine, container))
 
 
+def copy_from(
+    engine: Engine, name: str, path: str, destination: str | BinaryIO, *, follow: bool, keeps_ids: bool
+) -> Copied:
+    """To a path of the host's, or as a tar into a stream."""
+    with reached_by_name(engine, name) as reach:
+        if isinstance(destination, str):
+            return copy_out(reach, name, path, destination, follow=follow, keeps_ids=keeps_ids)
+        return stream_out(reach, name, path, destination, follow=follow)
+
+
+def copy_to(
+    engine: Engine, name: str, source: str | BinaryIO, path: str, *, follow: bool, keeps_ids: bool
+) -> Copied:
+    """From a path of the host's, or from a stream that is a tar, perhaps compressed."""
+    with reached_by_name(engine, name) as reach:
+        if isinstance(source, str):
+            return copy_in(reach, name, source, path, follow=follow, keeps_ids=keeps_ids)
+        return stream_in(reach, name, source, path)
+
+
 def _stopped(
     engine: Engine, container: Container, directory: ContainerDirectory, lock: int, binds: Sequence[Bind]
 ) -> Reach:

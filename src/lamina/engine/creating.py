@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from lamina.engine import images
@@ -15,7 +16,7 @@ from lamina.runtime.container import Container, ContainerDirectory
 from lamina.runtime.environment import merged_environment
 from lamina.runtime.options import ContainerOptions
 from lamina.runtime.records import ContainerTable
-from lamina.snapshot.snapshotter import SnapshotNotFound
+from lamina.snapshot.snapshotter import PreparesAhead, SnapshotNotFound
 from lamina.values import dataclass, replace
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from lamina.image import Image
     from lamina.oci.descriptor import Platform
     from lamina.runtime.volume import ContainerMount
+    from lamina.snapshot.snapshotter import Snapshotter
 
 _SECOND = 1_000_000_000
 
@@ -64,22 +66,11 @@ def check_options(options: ContainerOptions) -> None:
         from lamina.runtime.logs import log_policy
 
         log_policy(options.log_driver, options.log_options)
-    if options.dns or options.dns_search or options.dns_options or options.hosts:
-        from lamina.runtime.network import hostfiles
-
-        hostfiles.parse_dns(options.dns, options.dns_search, options.dns_options)
-        for text in options.hosts:
-            hostfiles.parse_add_host(text)
+    _check_names(options)
     for text in (*options.environment, *options.command, *(options.entrypoint or ())):
         if "\0" in text:
             raise InvalidInput(f"{text[:40]!r}: neither arguments nor variables can hold NUL (execve(2))")
-    if options.restart not in ("", "no"):
-        from lamina.runtime.restart import RestartKind, parse_restart
-
-        if parse_restart(options.restart).kind is not RestartKind.NO and options.is_removed_at_exit:
-            raise InvalidInput(
-                "--rm and --restart exclude each other: a container that is gone cannot be started"
-            )
+    check_restart(options)
     if options.stop_signal:
         from lamina.runtime.signals import parse_signal
 
@@ -88,6 +79,32 @@ def check_options(options: ContainerOptions) -> None:
         raise InvalidInput(f"--workdir {options.working_directory}: expected an absolute path")
     network_modes(options)
     ports_of(options, {})
+
+
+def check_restart(options: ContainerOptions) -> None:
+    if options.restart in ("", "no"):
+        return
+    from lamina.runtime.restart import RestartKind, parse_restart
+
+    if parse_restart(options.restart).kind is not RestartKind.NO and options.is_removed_at_exit:
+        raise InvalidInput(
+            "--rm and --restart exclude each other: a container that is gone cannot be started"
+        )
+
+
+def _check_names(options: ContainerOptions) -> None:
+    """Of the container itself, of others, and of those who know more."""
+    if not any((options.hostname, options.domainname, options.dns, options.dns_search, options.dns_options,
+                options.hosts)):
+        return
+    from lamina.runtime.network import hostfiles
+
+    for option, name in (("--hostname", options.hostname), ("--domainname", options.domainname)):
+        if name:
+            hostfiles.insist_host_name(name, option)
+    hostfiles.parse_dns(options.dns, options.dns_search, options.dns_options)
+    for text in options.hosts:
+        hostfiles.parse_add_host(text)
 
 
 def _check_rights(options: ContainerOptions) -> None:
@@ -335,7 +352,10 @@ def _make(
     engine: Engine, record: ImageRecord, image_name: str, options: ContainerOptions, name: str, parent: str,
     execution: Mapping[str, Any], mounts: Sequence[ContainerMount], made: _Made,
 ) -> Container:
-    """Snapshot and row appear in one transaction; the directory before it, locked until then."""
+    """Snapshot and row appear in one transaction; the directory before it, locked until then.
+
+    Others write while files are copied: what takes long comes before the transaction.
+    """
     container_id = os.urandom(32).hex()
     container = Container(
         id=container_id, name=name, image=record.descriptor.digest,
@@ -348,18 +368,27 @@ def _make(
         raise InvalidInput(f"{image_name}: the image names no command; give one after the image's name")
     table = ContainerTable(engine.store.state)
     directory = ContainerDirectory(engine.root, container_id)
+    table.insist_free(name)  # before anything is copied for it; `add` looks again
     try:
-        with directory.made(), engine.store.state.transaction():
+        with directory.made(), _preparing(engine.driver, parent) as prepare, engine.store.state.transaction():
             if not name:  # here, where nobody else takes the same one
                 taken = table.names()
                 container = replace(container, name=free_name(lambda each: each in taken))
             table.add(container)
             _insist_image(engine, record, image_name)
-            engine.driver.prepare(container.snapshot, parent)
-    except BaseException:
+            prepare(container.snapshot)
+    except BaseException as error:
         directory.discard()
+        if isinstance(error, (LaminaError, OSError)):  # a tree that went away while it was copied, perhaps
+            _insist_image(engine, record, image_name)
         raise
     return container
+
+
+def _preparing(driver: Snapshotter, parent: str) -> AbstractContextManager[Callable[[str], object]]:
+    if isinstance(driver, PreparesAhead):
+        return driver.prepare_ahead(parent)
+    return contextlib.nullcontext(lambda key: driver.prepare(key, parent))
 
 
 def _insist_image(engine: Engine, record: ImageRecord, name: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from lamina.engine import containers
+from lamina.engine import containers, removing
 from lamina.engine.containers import Seen
 from lamina.engine.filters import check_filters, has_label
 from lamina.errors import InvalidInput
@@ -71,7 +71,7 @@ def _summary(engine: Engine, seen: Seen, *, has_size: bool) -> ContainerSummary:
         health=_health_of(seen), ports=ports(seen), labels=container.labels,
         mounts=tuple(mount["source"] or mount["target"] for mount in container.mounts),
         networks=_networks(seen),
-        size=containers.layer_size(engine, container) if has_size else None,
+        size=removing.layer_size(engine, container) if has_size else None,
     )
 
 

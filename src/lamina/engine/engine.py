@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from lamina.engine.squashing import Squashed
     from lamina.engine.starting import Started
     from lamina.engine.transfer import Pulled, Pushed
-    from lamina.engine.volumes import PrunedVolumes
+    from lamina.engine.volumes import PrunedVolumes, VolumeSummary
     from lamina.image import Image
     from lamina.insight.certificate import Certificate
     from lamina.insight.comparison import Comparison
@@ -380,33 +380,33 @@ class Engine:
 
     def stop(self, name: str, *, seconds: int | None = None, number: int = 0) -> None:
         """Its stop signal, or ``number``; SIGKILL after ``seconds``. Returns when it has ended."""
-        from lamina.engine import containers
+        from lamina.engine import stopping
 
-        containers.stop(self, name, seconds=seconds, number=number)
+        stopping.stop(self, name, seconds=seconds, number=number)
 
     def kill(self, name: str, number: int = 9) -> None:
         """A signal to the first process. Raises ``ContainerNotRunning``."""
-        from lamina.engine import containers
+        from lamina.engine import stopping
 
-        containers.kill(self, name, number)
+        stopping.kill(self, name, number)
 
     def wait(self, name: str, *, condition: str = "not-running") -> int:
         """Blocks until the container has ended (or ``next-exit``, ``removed``); gives its exit code."""
-        from lamina.engine import containers
+        from lamina.engine import stopping
 
-        return containers.wait(self, name, condition=condition)
+        return stopping.wait(self, name, condition=condition)
 
     def pause(self, name: str) -> None:
         """None of its processes runs until :meth:`unpause`."""
-        from lamina.engine import containers
+        from lamina.engine import pausing
 
-        containers.pause(self, name)
+        pausing.pause(self, name)
 
     def unpause(self, name: str) -> None:
         """Lets a paused container go on."""
-        from lamina.engine import containers
+        from lamina.engine import pausing
 
-        containers.unpause(self, name)
+        pausing.unpause(self, name)
 
     def rename(self, name: str, new_name: str) -> None:
         """Raises ``NameInUse``."""
@@ -422,17 +422,17 @@ class Engine:
 
     def remove_container(self, name: str, *, force: bool = False, with_volumes: bool = False) -> None:
         """Its layer, its log, its record; with ``force`` it is killed first. Raises ``ContainerRunning``."""
-        from lamina.engine import containers
+        from lamina.engine import removing
 
-        containers.remove(self, name, force=force, with_volumes=with_volumes)
+        removing.remove(self, name, force=force, with_volumes=with_volumes)
 
     def prune_containers(
         self, filters: Mapping[str, Sequence[str]] | None = None
     ) -> tuple[tuple[str, ...], int]:
         """Removes all that do not run; gives their IDs and the bytes freed. Filters: label, label!, until."""
-        from lamina.engine import containers
+        from lamina.engine import removing
 
-        return containers.prune(self, filters or {})
+        return removing.prune(self, filters or {})
 
     def container_changes(self, name: str) -> Sequence[Change]:
         """What a container's own layer adds, changes and deletes; parents of changes are changes."""
@@ -451,11 +451,11 @@ class Engine:
         """
         from contextlib import nullcontext
 
-        from lamina.engine import committing, containers
+        from lamina.engine import committing, containers, pausing
 
         seen = containers.find(self, name)
         directory = containers.directory_of(self, seen.container)
-        with containers.standing_still(seen) if pause else nullcontext():
+        with pausing.standing_still(self, seen) if pause else nullcontext():
             return committing.commit(
                 self, seen.container, directory, image, message=message, author=author, changes=changes,
                 created=created, form=form,
@@ -506,31 +506,38 @@ class Engine:
         return describing.usage_meters(self, names)
 
     def copy_from(
-        self, name: str, path: str, destination: str, *, follow: bool = False, keeps_ids: bool = False
+        self, name: str, path: str, destination: str | BinaryIO, *, follow: bool = False,
+        keeps_ids: bool = False,
     ) -> Copied:
-        """Files of a container, running or not, to this machine, by the rules of ``docker cp``."""
+        """Files of a container, running or not, to this machine, by the rules of ``docker cp``.
+
+        To a stream they go as a tar, in which they keep their owners.
+        """
         from lamina.engine import copying
 
-        with copying.reached_by_name(self, name) as reach:
-            return copying.copy_out(reach, name, path, destination, follow=follow, keeps_ids=keeps_ids)
+        return copying.copy_from(self, name, path, destination, follow=follow, keeps_ids=keeps_ids)
 
     def copy_to(
-        self, name: str, source: str, path: str, *, follow: bool = False, keeps_ids: bool = False
+        self, name: str, source: str | BinaryIO, path: str, *, follow: bool = False, keeps_ids: bool = False
     ) -> Copied:
-        """Files of this machine into a container, running or not; they belong to its root."""
+        """Files of this machine into a container, running or not; they belong to its root.
+
+        A stream is a tar, which says itself whose they are, and which may be compressed.
+        """
         from lamina.engine import copying
 
-        with copying.reached_by_name(self, name) as reach:
-            return copying.copy_in(reach, name, source, path, follow=follow, keeps_ids=keeps_ids)
+        return copying.copy_to(self, name, source, path, follow=follow, keeps_ids=keeps_ids)
 
     # -- networks and volumes
 
     def create_network(self, name: str, **options: Any) -> NetworkRecord:
-        """``options`` are the fields of ``NetworkRequest``. Raises ``NetworkExists``."""
+        """``options`` are the fields of ``NetworkRequest``. Raises ``NetworkExists``, ``EngineMissing``."""
         from lamina.engine import networks
+        from lamina.runtime.network.programs import find_programs
         from lamina.runtime.network.records import NetworkRequest
 
-        return networks.create(self, NetworkRequest(name=name, **options))
+        programs = find_programs(os.environ.get("PATH", ""), os.environ.get("CNI_PATH", ""))
+        return networks.create(self, NetworkRequest(name=name, **options), programs)
 
     def networks(self, filters: Mapping[str, Sequence[str]] | None = None) -> tuple[NetworkSummary, ...]:
         """By name, with those that are always there."""
@@ -552,18 +559,20 @@ class Engine:
 
     def create_volume(
         self, name: str = "", *, labels: Mapping[str, str] | None = None,
-        options: Mapping[str, str] | None = None,
+        options: Mapping[str, str] | None = None, driver: str = "local",
     ) -> Volume:
         """One that is there already stays as it is; without a name it is an anonymous one."""
         from lamina.engine import volumes
 
-        return volumes.create(self, name, labels=labels, options=options)
+        return volumes.create(self, name, labels=labels, options=options, driver=driver)
 
-    def volumes(self, filters: Mapping[str, Sequence[str]] | None = None) -> tuple[Volume, ...]:
-        """By name."""
+    def volumes(
+        self, filters: Mapping[str, Sequence[str]] | None = None, *, has_sizes: bool = False
+    ) -> tuple[VolumeSummary, ...]:
+        """By name. Sizes take a walk through each."""
         from lamina.engine import volumes
 
-        return volumes.volumes(self, filters=filters, in_use=volumes.users(self))
+        return volumes.summaries(self, filters=filters, has_sizes=has_sizes)
 
     def remove_volume(self, name: str, *, force: bool = False) -> None:
         """With everything in it. Raises ``VolumeInUse`` while a container has it, running or not."""

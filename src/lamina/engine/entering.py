@@ -90,8 +90,10 @@ def run(
                 starting.start(engine, container, client=theirs)
         except LaminaError:
             if removes:
+                from lamina.engine import removing
+
                 with contextlib.suppress(LaminaError):
-                    containers.remove(engine, container.id, with_volumes=True)
+                    removing.remove(engine, container.id, with_volumes=True)
             raise
         return _collected(container.id, ours, data)
 

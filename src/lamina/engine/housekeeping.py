@@ -25,7 +25,7 @@ from lamina.content.collect import (
 )
 from lamina.content.ingest import claim
 from lamina.content.lease import live_content
-from lamina.engine import containers, images
+from lamina.engine import containers, images, removing
 from lamina.engine.containers import Seen
 from lamina.engine.filters import check_filters
 from lamina.engine.lookup import find_image
@@ -114,7 +114,7 @@ def _insist_unused(name: str, users: Sequence[Seen], *, force: bool) -> None:
 
 def _container_usage(engine: Engine) -> UsageRow:
     everyone = list(containers.everything(engine))
-    sizes = {seen.container.id: containers.size_on_disk(engine, seen.container) for seen in everyone}
+    sizes = {seen.container.id: removing.size_on_disk(engine, seen.container) for seen in everyone}
     idle = [seen for seen in everyone if not seen.state.is_live]
     return UsageRow(
         type="Containers", total=len(everyone), active=len(everyone) - len(idle), size=sum(sizes.values()),
@@ -355,7 +355,7 @@ def _leftovers(engine: Engine) -> _Leftovers:
         ],
         ingests=_dead_ingests(engine),
         unfinished=[
-            *engine.layers_store.leftovers(), *containers.abandoned(engine),
+            *engine.layers_store.leftovers(), *removing.abandoned(engine),
             *(each for driver in engine.drivers() for each in driver.leftovers()),
         ],
     )
@@ -448,7 +448,7 @@ def _sweep_leftovers(engine: Engine) -> list[Removed]:
         removed.append(Removed(kind=Removal.DELETED, subject="unused snapshots", size=freed))
     removed += _remove_layers(engine, [diff_id for diff_id, _size in leftovers.layers])
     swept_work = engine.layers_store.sweep() + sum(driver.sweep() for driver in engine.drivers())
-    swept_work += containers.sweep_directories(engine)
+    swept_work += removing.sweep_directories(engine)
     if swept_work:
         removed.append(Removed(kind=Removal.DELETED, subject="unfinished work", size=swept_work))
     for path, size in leftovers.ingests:

@@ -15,6 +15,7 @@ from lamina.values import dataclass
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine
+    from lamina.runtime.network.programs import Programs
 
 _BUILT_IN = {"bridge": "bridge", "host": "host", "none": "null"}  # name -> driver, as docker lists them
 _FILTERS = ("name", "id", "driver", "label", "type")
@@ -33,8 +34,12 @@ class NetworkSummary:
     created: float = 0.0
 
 
-def create(engine: Engine, request: NetworkRequest) -> NetworkRecord:
-    """Raises ``InvalidNetwork``, ``NetworkExists``; ``Unsupported`` for ordinary users."""
+def create(engine: Engine, request: NetworkRequest, programs: Programs) -> NetworkRecord:
+    """Raises ``InvalidNetwork``, ``NetworkExists``; ``Unsupported`` for ordinary users.
+
+    Where no container could be on it, for want of a program that makes bridges, ``EngineMissing``.
+    """
+    from lamina.runtime.network.planning import insist_bridges
     from lamina.snapshot.namespace import Ownership, current_identity
 
     if current_identity().ownership is not Ownership.KEPT:
@@ -42,6 +47,7 @@ def create(engine: Engine, request: NetworkRequest) -> NetworkRecord:
             f"network {request.name}: networks that several containers share need root; an ordinary user's "
             "containers have one each, or share one's by --network container:NAME"
         )
+    insist_bridges(programs, f"network {request.name}")
     return _records(engine).create(request, engine.clock())
 
 

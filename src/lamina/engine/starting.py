@@ -148,7 +148,12 @@ def _limit_notes(plan: Plan) -> tuple[str, ...]:
 
 
 def no_namespaces() -> str:
-    """Why an ordinary user cannot run containers here, and what to enable."""
+    """Why this user cannot run containers here, and what to enable."""
+    if os.geteuid() == 0:
+        return (
+            "containers take mounts, and root lacks CAP_SYS_ADMIN here, as in a container: start that with "
+            "--privileged, or with --cap-add SYS_ADMIN and a profile that allows mount and unshare"
+        )
     what = namespace_hindrance() or (
         "this system, or the container that this runs in, must allow unshare(CLONE_NEWUSER) and mount"
     )

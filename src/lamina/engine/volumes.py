@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lamina.engine.filters import check_filters, has_label
@@ -23,6 +24,20 @@ _TRUE, _FALSE = ("true", "1", "t"), ("false", "0", "f")
 
 class VolumeInUse(Conflict):
     pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeSummary:
+    """``users`` are the names of containers; ``created`` is in seconds since the epoch, ``size`` in bytes."""
+
+    name: str
+    labels: Mapping[str, str]
+    options: Mapping[str, str]
+    created: float
+    is_anonymous: bool
+    mountpoint: Path
+    users: tuple[str, ...]
+    size: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +84,21 @@ def volumes(
     wanted = filters or {}
     check_filters(wanted, _FILTERS, "volume ls")
     return tuple(volume for volume in store_of(engine).walk() if _matches(volume, wanted, in_use))
+
+
+def summaries(
+    engine: Engine, *, filters: Mapping[str, Sequence[str]] | None = None, has_sizes: bool = False
+) -> tuple[VolumeSummary, ...]:
+    """By name."""
+    store, in_use = store_of(engine), users(engine)
+    return tuple(
+        VolumeSummary(
+            name=volume.name, labels=volume.labels, options=volume.options, created=volume.created,
+            is_anonymous=volume.is_anonymous, mountpoint=store.data(volume.name),
+            users=tuple(in_use.get(volume.name, ())), size=store.size(volume.name) if has_sizes else None,
+        )
+        for volume in volumes(engine, filters=filters, in_use=in_use)
+    )
 
 
 def inspect(engine: Engine, name: str) -> dict[str, Any]:

@@ -156,6 +156,10 @@ class Tree:
         found = self.resolve(path, follow=follow)
         return None if found is None else self._node(found)
 
+    def is_shared(self, inode: tuple[int, int]) -> bool:
+        """Whether some hard link names the file that :attr:`Node.inode` says: then it may have more names."""
+        return inode[0] << _BITS | inode[1] in self._shared
+
     def resolve(self, path: str, *, follow: bool) -> str | None:
         """The path itself, without a symlink in it, if it exists."""
         places = [""]

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from lamina.errors import LaminaError
-from lamina.runtime.container import ContainerState
+from lamina.runtime.container import PAUSED, ContainerState
 from lamina.runtime.health import MAX_OUTPUT, HealthCheck, HealthRecord, Probe
 from lamina.runtime.runtime import Runtime, Stdio
 from lamina.runtime.spec import exec_process
 
 _TIMED_OUT = -1
+_PAUSED_STEP = 1.0
 
 
 class HealthChecks:
@@ -68,7 +69,11 @@ class HealthChecks:
             return
         now = time.monotonic()
         if not self._pid:
-            if now >= self._next:
+            if now < self._next:
+                return
+            if (self._bundle / PAUSED).exists():  # it would wait for the end of that, and the loop with it
+                self._next = now + _PAUSED_STEP
+            else:
                 self._begin(self._check, now)
         elif self._pid in self._statuses:
             status = self._statuses.pop(self._pid)

@@ -30,9 +30,11 @@ from lamina.values import asdict, dataclass, field, replace
 UNKNOWN_EXIT = 255
 # How long a monitor may take for what is left to do after the end: undoing a network, above all.
 PATIENCE = 20.0
-# Files that tell a monitor something by being there: not to start it again, and that it is frozen.
+# Files that tell a monitor something by being there: not to start it again, and that it is frozen; and one
+# that holds another restart policy than it was started with.
 STOPPING = "stopping"
 PAUSED = "paused"
+RESTART = "restart"
 _STEP = 0.005
 
 

@@ -45,6 +45,9 @@ def launch(
             _fork(plan, lock, ready, first)
         else:
             _spawn(plan, lock, ready, first)
+    except BaseException:
+        os.close(heard)
+        raise
     finally:
         os.close(ready)
         if client is not None:

@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from typing import Any
 from lamina.content.lease import boot_id, process_start
 from lamina.errors import LaminaError
 from lamina.runtime.aftermath import clean_up, end_processes, note_beginning, note_end, note_process
-from lamina.runtime.container import PAUSED, STOPPING, UNKNOWN_EXIT, ContainerState, Status
+from lamina.runtime.container import PAUSED, RESTART, STOPPING, UNKNOWN_EXIT, ContainerState, Status
 from lamina.runtime.frames import Kind, frame
 from lamina.runtime.logs import LogWriter, log_policy
 from lamina.runtime.masks import insist_hidden
@@ -219,6 +220,7 @@ class Monitor:
             status = self._watch()
             was_stopped = (self._directory.path / STOPPING).exists()
             code = _exit_code(status)
+            self._restart = self._policy()
             is_oom_killed = self._preparation.is_oom_killed() if code == 128 + signal.SIGKILL else False
             self._state = replace(
                 self._state, status=Status.EXITED, pid=0, finished=time.time(), exit_code=code,
@@ -240,6 +242,15 @@ class Monitor:
             except (LaminaError, OSError) as error:
                 self._state = replace(self._state, status=Status.EXITED, error=str(error))
                 return
+
+    def _policy(self) -> RestartPolicy:
+        """As ``update`` may have changed it since the start; the count of pauses goes on where it does not."""
+        try:
+            text = (self._directory.path / RESTART).read_text(encoding="utf-8")
+        except OSError:
+            return self._restart
+        new = parse_restart(text)
+        return replace(new, pause=self._restart.pause)
 
     def _rest(self, seconds: float) -> bool:
         """The pause before another start; false if somebody stops the container meanwhile."""
@@ -319,17 +330,15 @@ class Monitor:
 
         Until it is, the lock says that somebody is at it, and the directory knows what is left to undo.
         """
-        if self._options.is_removed_at_exit:
-            self._directory.write_state(self._state)
-            self._remove(keeps_directory=True)
-        is_settled = self._options.is_removed_at_exit or self._settle()
+        is_settled = self._settle()
         self._tell_end()
         self._runtime.delete(self._directory.path, self._container.id)
         self._preparation.disconnect()
         if not is_settled:  # what the runtime kept on the disk is gone now
-            self._settle()
+            is_settled = self._settle()
         if self._options.is_removed_at_exit:
-            self._directory.discard()
+            if is_settled:  # if not, whoever comes across it finds its row, and does it
+                self._directory.discard()
         elif self._state.error:  # another start failed, and left who knows what
             clean_up(self._directory.path)
         else:
@@ -339,8 +348,12 @@ class Monitor:
     def _settle(self) -> bool:
         """False on a full disk, above all: who is attached learns the code all the same."""
         try:
-            self._directory.settle_state(self._state)
-        except OSError:
+            if self._options.is_removed_at_exit:
+                self._directory.write_state(self._state)
+                self._remove(keeps_directory=True)
+            else:
+                self._directory.settle_state(self._state)
+        except (OSError, sqlite3.Error, LaminaError):
             return False
         return True
 

@@ -1,7 +1,7 @@
 """What somebody asks of a container: docker's flags as one value, still in the words of the command line.
 
 Everything is text, a number, a switch, or a sequence of texts, so that the value goes through JSON and back
-unchanged. Whoever uses a text parses it; ``lamina.engine.containers`` does so for all of them before anything
+unchanged. Whoever uses a text parses it; ``lamina.engine.creating`` does so for all of them before anything
 is made.
 """
 

@@ -9,10 +9,12 @@ as the monitor or a listener does.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +26,7 @@ from lamina.runtime.socketfile import bind, connect
 
 _SOCKET = "owners"
 _MESSAGE = 4096
+_OUT_OF_DESCRIPTORS = 0.05
 
 
 def spawn(directory: Path) -> int:
@@ -93,8 +96,13 @@ class _Server:
                     self._supervisors.pop(descriptor).close()
 
     def _accept(self) -> int:
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        try:
             connection, _ = self._listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # it stays in the queue, and would be tried at once
+                time.sleep(_OUT_OF_DESCRIPTORS)
+            return -1
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             with connection:
                 message, descriptors, _, _ = socket.recv_fds(connection, _MESSAGE, 1)
                 document = json.loads(message)

@@ -18,7 +18,7 @@ class ContainerTable:
     def add(self, container: Container) -> None:
         """Raises :class:`NameInUse`."""
         with self._state.transaction() as connection:
-            self._insist_free(container.name)
+            self.insist_free(container.name)
             connection.execute(
                 "INSERT INTO containers VALUES (?,?,?,?,?,?)",
                 (container.id, container.name, container.image, container.config, container.created,
@@ -47,7 +47,7 @@ class ContainerTable:
     def replace(self, container: Container) -> None:
         """Another name, or other limits. Raises :class:`NameInUse`, :class:`ContainerNotFound`."""
         with self._state.transaction() as connection:
-            self._insist_free(container.name, apart_from=container.id)
+            self.insist_free(container.name, apart_from=container.id)
             changed = connection.execute(
                 "UPDATE containers SET name = ?, document = ? WHERE id = ?",
                 (container.name, json.dumps(container.to_json(), separators=(",", ":")), container.id),
@@ -69,7 +69,8 @@ class ContainerTable:
     def ids(self) -> set[str]:
         return {str(row[0]) for row in self._state.rows("SELECT id FROM containers")}
 
-    def _insist_free(self, name: str, apart_from: str = "") -> None:
+    def insist_free(self, name: str, apart_from: str = "") -> None:
+        """Raises :class:`NameInUse`. Only within the transaction that takes the name does it last."""
         rows = self._state.rows("SELECT id FROM containers WHERE name = ? AND id != ?", (name, apart_from))
         if rows:
             raise NameInUse(

@@ -23,6 +23,7 @@ _FULL = 256 << 10
 # More than that wait in the listener's queue: each is a descriptor, and this process has to have some left.
 _MOST_CLIENTS = 64
 _LAST_SECONDS = 2.0
+_OUT_OF_DESCRIPTORS = 0.05
 _READ = select.POLLIN | select.POLLHUP | select.POLLERR
 _TIOCSWINSZ = 0x5414
 
@@ -244,6 +245,10 @@ class Relay:
                 fcntl.ioctl(self._terminal, _TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             connection, _ = self._listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # it stays in the queue, and would be tried at once
+                time.sleep(_OUT_OF_DESCRIPTORS)
+        else:
             self.clients.append(Client(connection))

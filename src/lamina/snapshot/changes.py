@@ -97,12 +97,13 @@ def list_changes(driver: Snapshotter, key: str, without: Mapping[str, str] = NOT
 
 
 def write_layer(
-    driver: Snapshotter, key: str, out: Writable, builder: IndexBuilder, without: Mapping[str, str] = NOTHING
+    driver: Snapshotter, key: str, out: Writable, builder: IndexBuilder,
+    without: Mapping[str, str] = NOTHING, *, latest: int | None = None,
 ) -> LayerWritten:
     """The changes as an uncompressed tar, which a layer's index is made of meanwhile. Each file is read once.
 
-    The caller finishes the index: the layer's diff id is the digest of what was written to ``out``. Raises
-    ``InvalidLayer`` for what no layer can say.
+    The caller finishes the index: the layer's diff id is the digest of what was written to ``out``. No time
+    in it is later than ``latest``, in nanoseconds since the epoch. Raises ``InvalidLayer`` for what no layer can say.
     """
     with _known(driver, key) as (difference, hands):
         if hands.identity.is_entered:
@@ -110,9 +111,9 @@ def write_layer(
 
             writer = TarWriter(out, skeleton=builder.skeleton)
             with _changes(difference, without) as changes:
-                _write(changes, writer, builder)
+                _write(changes, writer, builder, latest)
             return LayerWritten(entries=len(builder), tar_size=writer.position)
-        arguments = {"difference": difference.to_json(), "without": dict(without)}
+        arguments = {"difference": difference.to_json(), "without": dict(without), "latest": latest}
         with hands.reading("write_layer", **arguments) as stream:
             return _pass_on(stream, out, builder)
 
@@ -174,16 +175,20 @@ def list_job(stream: BinaryIO, *, difference: dict[str, Any], without: dict[str,
     stream.flush()
 
 
-def write_job(stream: BinaryIO, *, difference: dict[str, Any], without: dict[str, str]) -> None:
+def write_job(
+    stream: BinaryIO, *, difference: dict[str, Any], without: dict[str, str], latest: int | None
+) -> None:
     """For a worker: the tar."""
     from lamina.layer.tarstream import TarWriter  # noqa: PLC0415 - not for `diff`
 
     with _changes(Difference.from_json(difference), without) as changes:
-        _write(changes, TarWriter(stream), None)
+        _write(changes, TarWriter(stream), None, latest)
     stream.flush()
 
 
-def _write(changes: Iterator[Changed], writer: TarWriter, builder: IndexBuilder | None) -> None:
+def _write(
+    changes: Iterator[Changed], writer: TarWriter, builder: IndexBuilder | None, latest: int | None
+) -> None:
     from lamina.layer.upper import sayable  # noqa: PLC0415 - loaded already
 
     lost: set[str] = set()
@@ -191,6 +196,8 @@ def _write(changes: Iterator[Changed], writer: TarWriter, builder: IndexBuilder 
         entry = sayable(change)
         if entry.linkname in lost and entry.kind.name == "HARDLINK":
             continue
+        if latest is not None and entry.mtime > latest:
+            entry = replace(entry, mtime=latest)
         with ExitStack() as stack:
             data: Readable | None = None
             if entry.size and entry.open is not None:

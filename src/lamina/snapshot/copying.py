@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from lamina.content.durable import make_directory
+from lamina.content.durable import make_directory, sync_directory
 from lamina.content.state import State
 from lamina.oci.config import chain_ids
 from lamina.oci.digest import Digest
@@ -32,6 +32,7 @@ from lamina.snapshot.snapshotter import (
     SnapshotInfo,
     SnapshotInUse,
     SnapshotKind,
+    SnapshotNotFound,
     Usage,
 )
 
@@ -61,6 +62,21 @@ class CopyingSnapshotter:
     def prepare(self, key: str, parent: str = "") -> Sequence[Mount]:
         self._copy_of(parent, key, SnapshotKind.ACTIVE)
         return self.mounts(key)
+
+    @contextlib.contextmanager
+    def prepare_ahead(self, parent: str) -> Iterator[Callable[[str], None]]:
+        """See :class:`~lamina.snapshot.snapshotter.PreparesAhead`."""
+        with self._directories.new() as directory:
+            source = self._fill(directory, parent)
+            sync_directory(directory.parent)
+
+            def finish(key: str) -> None:
+                # Another one of the same name may have come: whether this copy is whole then, nobody knows.
+                if parent and self._committed(parent) != source:
+                    raise SnapshotNotFound(f"{parent}: removed meanwhile")
+                self._table.add(key, SnapshotKind.ACTIVE, parent=parent, data={"id": directory.name})
+
+            yield finish
 
     def view(self, key: str, parent: str = "") -> Sequence[Mount]:
         """A read-only bind mount of the committed tree where the caller can mount; elsewhere a copy."""
@@ -163,12 +179,20 @@ class CopyingSnapshotter:
     def _copy_of(self, parent: str, key: str, kind: SnapshotKind) -> None:
         self._table.insist_absent(key)
         with self._directories.new() as directory:
-            if parent:
-                source = self._tree(self._table.get(parent, SnapshotKind.COMMITTED))
-                self._hands.run("copy", source=str(source), target=str(directory / _TREE))
-            else:
-                trees.make_root(directory / _TREE)
+            self._fill(directory, parent)
             self._table.add(key, kind, parent=parent, data={"id": directory.name})
+
+    def _fill(self, directory: Path, parent: str) -> Path | None:
+        """Gives the tree that was copied."""
+        if not parent:
+            trees.make_root(directory / _TREE)
+            return None
+        source = self._committed(parent)
+        self._hands.run("copy", source=str(source), target=str(directory / _TREE))
+        return source
+
+    def _committed(self, key: str) -> Path:
+        return self._tree(self._table.get(key, SnapshotKind.COMMITTED))
 
     @contextlib.contextmanager
     def _composing(self) -> Iterator[None]:

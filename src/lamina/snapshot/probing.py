@@ -228,11 +228,14 @@ def _try_erofs(root: Path, hands: Hands) -> Candidate:
     return Candidate(name="erofs", is_usable=not reason, reason=shown)
 
 
+_LACKING = "needs CAP_SYS_ADMIN, which root lacks here, as in a container"
 _TRIALS = {"vfs": _try_vfs, "overlay2": _try_overlay, "erofs": _try_erofs}
 
 
 def _overlay_reason(root: Path, hands: Hands) -> str:
     if not hands.identity.may_mount:
+        if hands.identity.is_initial:
+            return _LACKING
         return "needs root, or user namespaces for ordinary users, which this system does not allow"
     with _scratch(root, hands) as scratch:
         found: str = hands.run("try_overlay", path=str(scratch), xattrs=hands.identity.xattr_namespace)
@@ -240,7 +243,9 @@ def _overlay_reason(root: Path, hands: Hands) -> str:
 
 
 def _erofs_reason(root: Path, hands: Hands) -> str:
-    if not (hands.identity.is_initial and hands.identity.may_mount):
+    if hands.identity.is_initial and not hands.identity.may_mount:
+        return _LACKING
+    if not hands.identity.is_initial:
         return "needs root: EROFS cannot be mounted in a user namespace"
     from lamina.snapshot.erofs import try_erofs  # noqa: PLC0415 - one driver a command
 

@@ -17,10 +17,11 @@ Two ways lead to a committed snapshot:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lamina.errors import Conflict, InvalidInput, NotFound, Unsupported
 from lamina.oci.digest import Digest
@@ -189,6 +190,19 @@ class Snapshotter(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class PreparesAhead(Protocol):
+    """A driver that may take long over ``prepare``, and can do most of it before it is known by a key."""
+
+    def prepare_ahead(self, parent: str) -> AbstractContextManager[Callable[[str], None]]:
+        """What the block is given makes the active snapshot of a key out of what is there.
+
+        So the write lock is held for that alone; the block ends after the commit. Who dies before leaves
+        what ``sweep`` removes. Raises :class:`SnapshotNotFound` if the parent went away in between.
+        """
+        ...
 
 
 def check_key(key: str) -> str:

@@ -17,6 +17,7 @@ RESOLVED_CONF = "/run/systemd/resolve/resolv.conf"
 # docker's, when all that the host has are its own loopback addresses.
 _FALLBACK = ("8.8.8.8", "8.8.4.4")
 _HOST_NAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_.])?")
+_LONGEST_HOST_NAME = 64
 _STANDARD_HOSTS = (
     ("127.0.0.1", "localhost"),
     ("::1", "localhost ip6-localhost ip6-loopback"),
@@ -50,6 +51,15 @@ def parse_dns(servers: Iterable[str], searches: Iterable[str], options: Iterable
         if not text or any(character.isspace() for character in text):
             raise InvalidDns(f"--dns-option {text!r}: expected one word such as ndots:2")
     return DnsOptions(servers=kept, searches=named, options=said)
+
+
+def insist_host_name(text: str, option: str) -> None:
+    """The kernel takes 64 bytes of anything (sethostname(2)), but the name is a word in /etc/hosts too."""
+    if not (_HOST_NAME.fullmatch(text) and len(text) <= _LONGEST_HOST_NAME):
+        raise InvalidInput(
+            f"{option} {text[:80]!r}: expected a name of at most {_LONGEST_HOST_NAME} letters, digits, "
+            "hyphens, underscores and dots"
+        )
 
 
 def parse_add_host(text: str) -> tuple[str, str]:

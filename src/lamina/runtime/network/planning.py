@@ -158,6 +158,12 @@ def _nothing(plan: NetworkPlan, mode: NetworkMode, why: str) -> NetworkPlan:
 # -- bridges
 
 
+def insist_bridges(programs: Programs, about: str) -> None:
+    """Raises :class:`EngineMissing`."""
+    if not (programs.netavark or programs.cni):
+        raise EngineMissing(f"{about}: {_NO_BRIDGE}")
+
+
 def _bridged(
     plan: NetworkPlan, modes: Sequence[NetworkMode], records: NetworkRecords, programs: Programs, now: float
 ) -> NetworkPlan:

@@ -16,7 +16,7 @@ from lamina.content.durable import make_directory, write_file
 from lamina.errors import Conflict, NotFound, Unsupported
 from lamina.runtime.network import subnets
 from lamina.runtime.network.mode import DEFAULT_NETWORK, InvalidNetwork, check_name
-from lamina.values import asdict, dataclass
+from lamina.values import asdict, dataclass, field
 
 _RESERVED = ("none", "host", "default", "container", "pasta", "slirp4netns", "private")
 _LONGEST_INTERFACE = 15  # IFNAMSIZ less its NUL
@@ -99,8 +99,8 @@ class NetworkRequest:
     gateways: tuple[str, ...] = ()
     ip_ranges: tuple[str, ...] = ()
     is_internal: bool = False
-    labels: Mapping[str, str]
-    options: Mapping[str, str]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 class NetworkRecords:

@@ -1,0 +1,56 @@
+"""New layers into the store: a tar that is hashed, indexed and kept while it is written."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from lamina.content.catalog import LayerFacts
+from lamina.layer.index import IndexBuilder
+from lamina.oci.descriptor import OCI_LAYER, Descriptor
+from lamina.oci.digest import Digest
+
+if TYPE_CHECKING:
+    from lamina.engine.engine import Engine
+    from lamina.layer.tarstream import Writable
+
+# Writes a tar, gives the index each entry, and answers how many bytes the tar has.
+Fill = Callable[["Writable", IndexBuilder], int]
+
+
+def store_layer(
+    engine: Engine, fill: Fill, note: Callable[[Digest], None], *, media_type: str = OCI_LAYER
+) -> Descriptor | None:
+    """Keeps what ``fill`` writes as a plain tar, whose digest is its diff id; nothing for a tar without entries.
+
+    ``note`` is told the digest before the layer is there: whoever makes the same one and takes it back must
+    see that we want it. What a driver mounts is made of the blob when somebody mounts it.
+    """
+    from lamina.content.behind import WriteBehind
+
+    index = io.BytesIO()
+    builder = IndexBuilder(index)
+    with engine.store.ingest() as ingest:
+        with WriteBehind(ingest) as behind:
+            size = fill(behind, builder)
+            behind.finish()
+        if not len(builder):
+            return None
+        diff_id = ingest.digest
+        note(diff_id)
+        builder.finish(diff_id, size)
+        layer = ingest.commit(media_type)
+    _adopt(engine, diff_id, index.getvalue())
+    return layer
+
+
+def _adopt(engine: Engine, diff_id: Digest, index: bytes) -> None:
+    from lamina.snapshot.receive import adopt_layer
+
+    store = engine.store
+    facts = adopt_layer(engine.layers_store, diff_id, index, store.blob_path(diff_id))
+    with store.state.transaction():
+        store.catalog.learn_layer(diff_id, LayerFacts(
+            diff_id=diff_id, tar_size=facts.tar_size, content_size=facts.content_size, entries=facts.entries,
+        ))
