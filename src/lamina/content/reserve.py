@@ -1,4 +1,4 @@
-"""Room kept for the day when the disk is full: without it, what would free some could not even open the state.
+"""Room kept for a full disk: without it, what would free some could not even open the state.
 
 SQLite needs a few blocks of its own before it reads or deletes anything (its log and the log's index). So a
 file of zeros lies beside it as long as there is plenty, and gives its blocks up when there is nothing else.
@@ -24,14 +24,14 @@ def free_bytes(directory: Path) -> int:
 
 
 def keep(directory: Path, *, least: int = _PLENTY) -> None:
-    """Makes it if it is not there and ``least`` bytes are free; a filesystem that cannot is none the worse."""
+    """Makes it if it is not there and ``least`` bytes are free. Where it cannot be had, nothing happens."""
     with contextlib.suppress(OSError):
         if not (directory / _NAME).exists() and free_bytes(directory) >= least:
             _make(directory / _NAME, _SIZE)
 
 
 def take_back(directory: Path) -> None:
-    """For the next command: what this one has freed, or what it has not used, if others have left some of it."""
+    """For the next command: what this one has freed or not used, if others have left some of it."""
     size = _SIZE
     while size >= _LEAST:
         with contextlib.suppress(OSError):

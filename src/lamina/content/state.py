@@ -39,7 +39,7 @@ CREATE TABLE containers (
 _BUILDS = """
 CREATE TABLE builds (
     key          TEXT PRIMARY KEY,    -- sha256 over the ingredients (lamina.build.key)
-    site         TEXT NOT NULL,       -- where the step stands: by it, and by its text, the nearest one is found
+    site         TEXT NOT NULL,       -- where the step stands: the nearest one is found by it, or by its text
     text         TEXT NOT NULL,
     ingredients  TEXT NOT NULL,       -- JSON: name and value of each
     files        BLOB NOT NULL,       -- which files went in, with the beginnings of their digests (zlib)

@@ -22,7 +22,7 @@ Fill = Callable[["Writable", IndexBuilder], int]
 def store_layer(
     engine: Engine, fill: Fill, note: Callable[[Digest], None], *, media_type: str = OCI_LAYER
 ) -> Descriptor | None:
-    """Keeps what ``fill`` writes as a plain tar, whose digest is its diff id; nothing for a tar without entries.
+    """Keeps what ``fill`` writes as a plain tar, whose digest is its diff id; not one without entries.
 
     ``note`` is told the digest before the layer is there: whoever makes the same one and takes it back must
     see that we want it. What a driver mounts is made of the blob when somebody mounts it.

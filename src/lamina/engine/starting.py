@@ -63,7 +63,7 @@ def start(
     lock = _lock(engine, directory, container)
     try:
         _insist_ended(directory, container)
-        plan, notes = _plan(engine, container, console)
+        plan, notes = plan_of(engine, container, console)
         if is_single_threaded():
             engine.store.state.release()
         pid, more = launch(plan, lock, client)
@@ -98,7 +98,7 @@ def _insist_ended(directory: ContainerDirectory, container: Container) -> None:
         clean_up(directory.path)
 
 
-def _plan(
+def plan_of(
     engine: Engine, container: Container, console: tuple[int, int] | None
 ) -> tuple[Plan, tuple[str, ...]]:
     options = container.options

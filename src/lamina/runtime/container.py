@@ -198,8 +198,11 @@ class ContainerDirectory:
             pass
 
     @contextlib.contextmanager
-    def made(self) -> Iterator[None]:
-        """Makes it, and keeps it locked until the block ends, by when a row should know of it."""
+    def made(self) -> Iterator[int]:
+        """Makes it, and keeps it locked until the block ends, by when a row should know of it.
+
+        Gives the descriptor of the lock, which a monitor may inherit.
+        """
         insist_private(self.path.parent.parent)
         self.path.parent.mkdir(mode=0o700, exist_ok=True)
         with watched_over(self.path.parent, fcntl.LOCK_SH):
@@ -209,7 +212,7 @@ class ContainerDirectory:
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
-            yield
+            yield descriptor
         finally:
             os.close(descriptor)
 

@@ -244,7 +244,7 @@ class Monitor:
                 return
 
     def _policy(self) -> RestartPolicy:
-        """As ``update`` may have changed it since the start; the count of pauses goes on where it does not."""
+        """As ``update`` may have changed it since the start. The pauses go on doubling."""
         try:
             text = (self._directory.path / RESTART).read_text(encoding="utf-8")
         except OSError:

@@ -99,21 +99,21 @@ class _Server:
         try:
             connection, _ = self._listener.accept()
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):  # it stays in the queue, and would be tried at once
+            # It stays in the queue, and would be tried at once.
+            if error.errno in (errno.EMFILE, errno.ENFILE):
                 time.sleep(_OUT_OF_DESCRIPTORS)
             return -1
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            with connection:
-                message, descriptors, _, _ = socket.recv_fds(connection, _MESSAGE, 1)
-                document = json.loads(message)
-                if document["uid"] or document["gid"] or document["additionalGids"]:
-                    self._credentials.assume(document["pid"], Credentials.of(
-                        document["uid"], document["gid"], tuple(document["additionalGids"] or ()),
-                    ))
-                made = OwnershipSupervisor(
-                    descriptors[0], credentials=self._credentials, notes=self._notes
-                )
-                self._supervisors[made.fileno()] = made
-                connection.send(b"!")
-                return made.fileno()
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError), connection:
+            message, descriptors, _, _ = socket.recv_fds(connection, _MESSAGE, 1)
+            document = json.loads(message)
+            if document["uid"] or document["gid"] or document["additionalGids"]:
+                self._credentials.assume(document["pid"], Credentials.of(
+                    document["uid"], document["gid"], tuple(document["additionalGids"] or ()),
+                ))
+            made = OwnershipSupervisor(
+                descriptors[0], credentials=self._credentials, notes=self._notes
+            )
+            self._supervisors[made.fileno()] = made
+            connection.send(b"!")
+            return made.fileno()
         return -1

@@ -18,7 +18,8 @@ class Plan:
     """``mounts`` are the driver's instructions for the root filesystem. ``shared`` are namespaces of others.
 
     ``is_input_once``: the container's input ends with the first client's. ``network`` and ``volumes`` are
-    what those rooms need, in their own words.
+    what those rooms need, in their own words: a volume is a ``mount``, and perhaps ``layers`` (instructions
+    for mounting its source), ``content`` (base64) or an ``owner`` and a ``mode`` that its source is to have.
     """
 
     root: str
@@ -45,7 +46,7 @@ class Plan:
         return {
             **document,
             "container": self.container.to_json(), "identity": identity_document(self.identity),
-            "mounts": [asdict(mount) for mount in self.mounts], "shared": dict(self.shared),
+            "mounts": mount_documents(self.mounts), "shared": dict(self.shared),
             "network": dict(self.network), "volumes": [dict(each) for each in self.volumes],
         }
 
@@ -56,14 +57,21 @@ class Plan:
             **document,
             "container": Container.from_json(document["container"]),
             "identity": read_identity(document["identity"]),
-            "mounts": tuple(map(_mount, document["mounts"])),
+            "mounts": read_mounts(document["mounts"]),
             "console": None if console is None else tuple(console),
         }
         return cls(**values)
 
 
-def _mount(document: Mapping[str, Any]) -> Mount:
-    return Mount(
-        type=document["type"], source=document["source"], target=document["target"],
-        options=tuple(document["options"]), layers=tuple(map(_mount, document["layers"])),
+def mount_documents(mounts: Sequence[Mount]) -> list[dict[str, Any]]:
+    return [asdict(mount) for mount in mounts]
+
+
+def read_mounts(documents: Sequence[Mapping[str, Any]]) -> tuple[Mount, ...]:
+    return tuple(
+        Mount(
+            type=each["type"], source=each["source"], target=each["target"],
+            options=tuple(each["options"]), layers=read_mounts(each["layers"]),
+        )
+        for each in documents
     )

@@ -228,12 +228,23 @@ class Preparation:
             _write(self._directory / file, text)
 
     def _asked_mounts(self) -> list[dict[str, Any]]:
-        return [self._asked_mount(ContainerMount.from_json(each["mount"])) for each in self._plan.volumes]
+        return [
+            self._asked_mount(ContainerMount.from_json(each["mount"]), each) for each in self._plan.volumes
+        ]
 
-    def _asked_mount(self, mount: ContainerMount) -> dict[str, Any]:
+    def _asked_mount(self, mount: ContainerMount, asked: Mapping[str, Any]) -> dict[str, Any]:
         if mount.kind is MountKind.TMPFS:
             return oci_mount(mount)
+        if mount.kind in (MountKind.IMAGE, MountKind.FILE):
+            from lamina.runtime.bringing import bring_file, bring_layers  # noqa: PLC0415 - steps of a build
+
+            bring = bring_layers if mount.kind is MountKind.IMAGE else bring_file
+            return oci_mount(mount, str(bring(self._directory, mount, asked)))
         if mount.kind is MountKind.BIND:
+            if "owner" in asked:
+                from lamina.runtime.bringing import dress  # noqa: PLC0415 - as above
+
+                dress(Path(mount.source), asked)
             if mount.creates_source and not os.path.lexists(mount.source):
                 Path(mount.source).mkdir(parents=True, exist_ok=True)
             if not os.path.lexists(mount.source):

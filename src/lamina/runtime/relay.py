@@ -248,7 +248,8 @@ class Relay:
         try:
             connection, _ = self._listener.accept()
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):  # it stays in the queue, and would be tried at once
+            # It stays in the queue, and would be tried at once.
+            if error.errno in (errno.EMFILE, errno.ENFILE):
                 time.sleep(_OUT_OF_DESCRIPTORS)
         else:
             self.clients.append(Client(connection))

@@ -49,6 +49,8 @@ class MountKind(StrEnum):
     BIND = "bind"
     VOLUME = "volume"
     TMPFS = "tmpfs"
+    IMAGE = "image"  # a filesystem of layers, which the plan of a build step brings along
+    FILE = "file"  # what is in it comes with the plan too, and lies in memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,7 +103,8 @@ def write_layer(
     """The changes as an uncompressed tar, which a layer's index is made of meanwhile. Each file is read once.
 
     The caller finishes the index: the layer's diff id is the digest of what was written to ``out``. No time
-    in it is later than ``latest``, in nanoseconds since the epoch. Raises ``InvalidLayer`` for what no layer can say.
+    in it is later than ``latest``, in nanoseconds since the epoch. Raises ``InvalidLayer`` for what no
+    layer can say.
     """
     with _known(driver, key) as (difference, hands):
         if hands.identity.is_entered:
