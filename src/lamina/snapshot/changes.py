@@ -188,7 +188,7 @@ def write_job(
 
 
 def _write(
-    changes: Iterator[Changed], writer: TarWriter, builder: IndexBuilder | None, latest: int | None
+    changes: Iterator[Changed], writer: TarWriter, builder: IndexBuilder | None, latest: int | None = None
 ) -> None:
     from lamina.layer.upper import sayable  # noqa: PLC0415 - loaded already
 
