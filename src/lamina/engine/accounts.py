@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from lamina.engine.engine import Engine
 
 
-def open_registries(settings: Settings, report: Report) -> tuple[RegistryClient, Callable[[], None]]:
-    """The client, and what closes its connections."""
-    transport = HttpTransport(
+def open_transport(settings: Settings) -> HttpTransport:
+    """The caller closes it."""
+    return HttpTransport(
         authorities=SystemAuthorities(
             ca_file=str(settings.ca_file or ""),
             ca_directories=(str(settings.ca_directory),) if settings.ca_directory else (),
@@ -33,6 +33,11 @@ def open_registries(settings: Settings, report: Report) -> tuple[RegistryClient,
             http=settings.proxies.http, https=settings.proxies.https, no_proxy=settings.proxies.no_proxy
         ),
     )
+
+
+def open_registries(settings: Settings, report: Report) -> tuple[RegistryClient, Callable[[], None]]:
+    """The client, and what closes its connections."""
+    transport = open_transport(settings)
     registries = RegistrySettings(
         conf=RegistriesConf.load(settings.registries_conf),
         mirrors=settings.registry_mirrors,

@@ -40,7 +40,7 @@ def create(
     """
     chosen = check_name(container_name) if container_name else ""
     check_options(options)
-    record = _image_for(engine, name, pull, platform)
+    record = image_for(engine, name, pull, platform)
     image = _load(engine, record, name)
     parent = _unpacked(engine, record, image)
     execution = execution_of(image.config.execution, options)
@@ -153,7 +153,7 @@ def ports_of(options: ContainerOptions, exposed: Mapping[str, Any]) -> tuple[Any
 # -- the image
 
 
-def _image_for(engine: Engine, name: str, pull: str, platform: Platform | None) -> ImageRecord:
+def image_for(engine: Engine, name: str, pull: str, platform: Platform | None) -> ImageRecord:
     catalog = engine.store.catalog
     if pull == "always":
         engine.pull(name, platform=platform)

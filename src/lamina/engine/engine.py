@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from lamina.engine.starting import Started
     from lamina.engine.transfer import Pulled, Pushed
     from lamina.engine.volumes import PrunedVolumes, VolumeSummary
+    from lamina.http.transport import HttpTransport
     from lamina.image import Image
     from lamina.insight.certificate import Certificate
     from lamina.insight.comparison import Comparison
@@ -116,6 +117,15 @@ class Engine:
         return self.settings.platform or host_platform()
 
     # -- what the verbs share, opened when first asked for
+
+    @cached_property
+    def transport(self) -> HttpTransport:
+        """For what is fetched from elsewhere than a registry."""
+        from lamina.engine.accounts import open_transport
+
+        transport = open_transport(self.settings)
+        self._open.callback(transport.close)
+        return transport
 
     @cached_property
     def registries(self) -> RegistryClient:

@@ -160,10 +160,15 @@ def _copy_and_unpack(
 
 def unpack_present(engine: Engine, image: Image) -> None:
     """For an image whose blobs are here but whose layers were never read, as after a push to us."""
+    unpack_layers(engine, [(layer.descriptor, layer.diff_id) for layer in image.layers])
+
+
+def unpack_layers(engine: Engine, layers: Sequence[tuple[Descriptor, Digest]]) -> None:
+    """A stack whose blobs are here, each with its diff id, base first, as the driver wants it."""
     with engine.unpacker(silent) as unpacker:
-        for layer in image.layers:
-            unpacker.submit(layer.descriptor, layer.diff_id, engine.store.arrived(layer.descriptor))
-        _learn(engine.store, unpacker.finish(image.config.diff_ids), silent)
+        for descriptor, diff_id in layers:
+            unpacker.submit(descriptor, diff_id, engine.store.arrived(descriptor))
+        _learn(engine.store, unpacker.finish([diff_id for _, diff_id in layers]), silent)
 
 
 def _learn(store: LocalStore, layers: Sequence[ReceivedLayer], report: Report) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lamina.content.behind import WriteBehind
@@ -37,6 +37,7 @@ from lamina.values import dataclass, field, replace
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine
 
+Make = Callable[[], tuple[Descriptor, Digest]]
 _NUMBER = re.compile(r"\d{1,4}")
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})")
 
@@ -127,6 +128,8 @@ class Merging:
     image: Image
     noted: list[Digest]
     lease: Lease
+    # Asked before a range is merged: who builds the same again has the layer already.
+    recall: Callable[[Sequence[Digest], Make], tuple[Descriptor, Digest]] | None = None
     made: Manifest = field(init=False)
     layers: list[Digest] = field(default_factory=list)
     _config: ImageConfig = field(init=False)
@@ -236,7 +239,7 @@ class Merging:
     def _make(self, merged: Sequence[Merged], base: Base) -> None:
         """The layers, in the store; and what the config says of them."""
         for each in merged:
-            layer, diff_id = self._write(each)
+            layer, diff_id = self._made(each)
             is_base = each.first and each.first == base.layers
             below = base if is_base else kept_base(self.engine, self.image, each.first)
             self._pieces.append(Piece(
@@ -246,6 +249,13 @@ class Merging:
             self.image, self._pieces, created=self.options.created,
             message=self.options.message,
         )
+
+    def _made(self, merged: Merged) -> tuple[Descriptor, Digest]:
+        if self.recall is None:
+            return self._write(merged)
+        # What lies below decides too: which removals are still of use.
+        below = self.image.config.diff_ids[: merged.last + 1]
+        return self.recall((*below, Digest.of(f"from {merged.first}".encode())), lambda: self._write(merged))
 
     def _write(self, merged: Merged) -> tuple[Descriptor, Digest]:
         engine, diff_ids = self.engine, self.image.config.diff_ids

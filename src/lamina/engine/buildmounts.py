@@ -1,0 +1,253 @@
+"""``RUN --mount``: what a command sees besides its filesystem, and which of it belongs into the key.
+
+What a bind mount shows is a layer of its own, made of exactly the files that were named, or the layers of
+another stage; so nothing that happens to the context meanwhile can lead out of it (CVE-2024-23651), owners
+are right for every user, and what a command writes there is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lamina.build.checksum import digest_selection
+from lamina.build.configuration import directory
+from lamina.build.instruction import RunMount
+from lamina.build.selection import whole_tree
+from lamina.engine.buildcopy import Gathered, Part, write_copy
+from lamina.errors import InvalidInput, NotFound, Unsupported
+from lamina.runtime.plan import mount_documents
+from lamina.runtime.volume import ContainerMount, MountKind
+from lamina.values import dataclass, field
+
+if TYPE_CHECKING:
+    from lamina.build.context import Files
+    from lamina.engine.building import Build
+    from lamina.engine.buildstate import BuiltLayer
+
+CACHES = "buildcaches"
+_SECRET_MODE = 0o400
+_CACHE_MODE = 0o755
+
+
+class SecretMissing(NotFound):
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountSource:
+    """What ``from=`` leads to: files to look at, and the layers that hold them if they are a stage's."""
+
+    files: Files
+    layers: tuple[BuiltLayer, ...] | None = None
+    chain: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Prepared:
+    """``documents`` are a plan's volumes; ``secrets`` variables that neither key nor history hold."""
+
+    documents: list[Mapping[str, Any]] = field(default_factory=list)
+    secrets: dict[str, str] = field(default_factory=dict)
+
+
+class Mounts:
+    """One RUN's. ``fixed`` first, for the key; ``prepared`` only if there is something to run."""
+
+    def __init__(
+        self, build: Build, mounts: tuple[RunMount, ...], config: Mapping[str, Any],
+        sources: Mapping[int, MountSource],
+    ) -> None:
+        self._build = build
+        self._mounts = mounts
+        self._config = config
+        self._sources = sources
+        self._parts: dict[int, Part] = {}
+
+    @property
+    def fixed(self) -> list[tuple[str, str]]:
+        """Content of bind mounts is in the key; caches, secrets and agents are not (CONVENTIONS)."""
+        found = []
+        for number, mount in enumerate(self._mounts):
+            if mount.type in ("secret", "ssh"):
+                found.append((f"the {mount.type} {mount.id}", json.dumps([mount.target, mount.env])))
+                continue
+            where = f"the mount on {self._target(mount)}"
+            if mount.type == "bind":
+                found.append((where, f"{self._content(number, mount)} {mount.is_read_only}"))
+            elif mount.type == "tmpfs":
+                found.append((where, f"tmpfs {mount.size}"))
+            else:
+                found.append((where, mount.type))
+        return found
+
+    def _content(self, number: int, mount: RunMount) -> str:
+        source = self._sources[number]
+        path = mount.source.strip("/")
+        if source.layers is not None and not path:
+            return source.chain
+        selection = whole_tree(source.files, path)
+        part = Part(
+            selection=selection, files=source.files,
+            digested=digest_selection(source.files, selection, self._build.digests),
+        )
+        self._parts[number] = part
+        return str(part.digested.digest)
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[Prepared]:
+        found = Prepared()
+        with ExitStack() as stack:
+            for number, mount in enumerate(self._mounts):
+                match mount.type:
+                    case "bind":
+                        found.documents.append(self._bind(number, mount, stack))
+                    case "cache":
+                        found.documents.append(self._cache(number, mount, stack))
+                    case "tmpfs":
+                        found.documents.append(self._tmpfs(mount))
+                    case "secret":
+                        self._secret(mount, found)
+                    case "ssh":
+                        self._ssh(mount, found, stack)
+            yield found
+
+    def _target(self, mount: RunMount) -> str:
+        if not mount.target:
+            raise InvalidInput(f"--mount={mount.raw}: expected target=PATH")
+        return directory(self._config, mount.target)
+
+    # -- bind
+
+    def _bind(self, number: int, mount: RunMount, stack: ExitStack) -> dict[str, Any]:
+        source = self._sources[number]
+        subpath = mount.source.strip("/")
+        layers = source.layers
+        if layers is None:
+            part = self._parts[number]
+            layers = self._made(part)
+            # The layer begins where the source was: a directory's contents, or one file under its name.
+            subpath = part.selection.entries[0].target if part.selection.is_single else ""
+        return self._image(mount, layers, subpath, stack)
+
+    def _image(
+        self, mount: RunMount, layers: tuple[BuiltLayer, ...], subpath: str, stack: ExitStack
+    ) -> dict[str, Any]:
+        build = self._build
+        driver = build.engine.driver
+        chain = build.chain_of(layers)
+        key = f"buildmount-{os.urandom(16).hex()}"
+        with build.engine.store.state.transaction():
+            mounts = driver.view(key, chain) if mount.is_read_only else driver.prepare(key, chain)
+        stack.callback(driver.remove, key)
+        asked = ContainerMount(
+            kind=MountKind.IMAGE, target=self._target(mount), is_read_only=mount.is_read_only, subpath=subpath
+        )
+        return {"mount": asked.to_json(), "layers": mount_documents(mounts)}
+
+    def _made(self, part: Part) -> tuple[BuiltLayer, ...]:
+        from lamina.build.failure import Span
+        from lamina.build.instruction import Copy
+
+        whole = Copy(sources=(".",), destination="/", span=Span(0, 0), original="", keyword="COPY")
+        fill = write_copy(whole, Gathered(parts=(part,), heredocs=()), None, "/", 0)
+        return self._build.layer_apart(part.digested.digest, fill)
+
+    # -- caches
+
+    def _cache(self, number: int, mount: RunMount, stack: ExitStack) -> dict[str, Any]:
+        """A name may be anything: only its hash becomes one on the disk (CVE-2024-9675)."""
+        if number in self._sources:
+            raise Unsupported(f"--mount={mount.raw}: a cache that begins with files is not there yet")
+        name = mount.id or self._target(mount)
+        name = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+        home = self._build.engine.root / CACHES / name
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place = _claimed(home, mount.sharing, stack)
+        os.utime(home)
+        asked = ContainerMount(
+            kind=MountKind.BIND, target=self._target(mount), source=str(place),
+            is_read_only=mount.is_read_only,
+        )
+        document: dict[str, Any] = {"mount": asked.to_json()}
+        if not any(place.iterdir()):
+            document["owner"] = (mount.uid or 0, mount.gid or 0)
+            document["mode"] = _CACHE_MODE if mount.mode is None else mount.mode
+        return document
+
+    # -- the others
+
+    def _tmpfs(self, mount: RunMount) -> dict[str, Any]:
+        options = ("exec", "dev", "suid", *((f"size={mount.size}",) if mount.size else ()))
+        asked = ContainerMount(kind=MountKind.TMPFS, target=self._target(mount), options=options)
+        return {"mount": asked.to_json()}
+
+    def _secret(self, mount: RunMount, found: Prepared) -> None:
+        secret = self._build.options.secrets.get(mount.id)
+        if secret is None:
+            if mount.is_required:
+                raise SecretMissing(f"secret {mount.id}: required here; give --secret id={mount.id},src=FILE")
+            return
+        data = secret.read()
+        if mount.env:
+            if b"\0" in data:
+                raise InvalidInput(f"secret {mount.id}: a variable cannot hold NUL; mount it as a file")
+            found.secrets[mount.env] = data.decode("utf-8", "surrogateescape")
+            if not mount.target:
+                return
+        found.documents.append(file_document(
+            self._target(mount), data, mode=_SECRET_MODE if mount.mode is None else mount.mode,
+            owner=(mount.uid or 0, mount.gid or 0),
+        ))
+
+    def _ssh(self, mount: RunMount, found: Prepared, stack: ExitStack) -> None:
+        agent = self._build.options.agents.get(mount.id)
+        if agent is None:
+            if mount.is_required:
+                raise SecretMissing(f"ssh {mount.id}: required here; give --ssh {mount.id}")
+            return
+        from lamina.engine.buildagent import forwarded
+
+        number = len(found.documents)
+        target = directory(self._config, mount.target or f"/run/buildkit/ssh_agent.{number}")
+        place = stack.enter_context(forwarded(agent))
+        asked = ContainerMount(kind=MountKind.BIND, target=target, source=str(place))
+        found.documents.append({
+            "mount": asked.to_json(), "owner": (mount.uid or 0, mount.gid or 0),
+            "mode": 0o600 if mount.mode is None else mount.mode,
+        })
+        found.secrets.setdefault("SSH_AUTH_SOCK", target)
+
+
+def file_document(target: str, data: bytes, *, mode: int, owner: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+    """A file that lies in memory, for a plan."""
+    asked = ContainerMount(kind=MountKind.FILE, target=target, is_read_only=True)
+    content = base64.b64encode(data).decode()
+    return {"mount": asked.to_json(), "content": content, "owner": owner, "mode": mode}
+
+
+def _claimed(home: Path, sharing: str, stack: ExitStack) -> Path:
+    """``shared``: the one directory. ``locked``: alone. ``private``: one that nobody uses now."""
+    number = 0
+    while True:
+        place = home / f"{number}"
+        place.mkdir(mode=_CACHE_MODE, exist_ok=True)
+        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, descriptor)
+        if sharing != "private":
+            fcntl.flock(descriptor, fcntl.LOCK_EX if sharing == "locked" else fcntl.LOCK_SH)
+            return place
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            number += 1
+        else:
+            return place

@@ -1,0 +1,153 @@
+"""One RUN: its command in a container that has no name and no row, on a snapshot of the stage so far.
+
+The container's directory is locked from its making to its removal, so that whoever finds it unlocked knows
+that this process died; ``prune`` then takes both the directory and the snapshot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from lamina.engine import starting
+from lamina.engine.committing import stubs
+from lamina.errors import Unavailable
+from lamina.oci.digest import Digest
+from lamina.runtime.container import Container, ContainerDirectory
+from lamina.runtime.frames import FrameReader, Kind
+from lamina.runtime.launch import is_single_threaded, launch
+from lamina.runtime.options import ContainerOptions
+from lamina.snapshot.snapshotter import SnapshotNotFound
+from lamina.values import dataclass, replace
+
+if TYPE_CHECKING:
+    from lamina.engine.engine import Engine
+    from lamina.snapshot.snapshotter import Snapshotter
+
+# The same on every machine: what a command writes must not depend on where it ran.
+HOSTNAME = "lamina-build"
+SNAPSHOT_PREFIX = "build-"
+_END_SECONDS = 30.0
+_NO_IMAGE = Digest.of(b"")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """``execution`` is docker's ``Config`` of the step; ``mounts`` are documents as a plan's ``volumes``."""
+
+    execution: Mapping[str, Any]
+    options: ContainerOptions
+    mounts: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What is there until the context ends: the driver and the active snapshot with what was written."""
+
+    exit_code: int
+    error: str
+    driver: Snapshotter
+    snapshot: str
+    stubs: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+@contextmanager
+def ran(
+    engine: Engine, parent: str, command: Command, output: Callable[[bytes, bool], None],
+    watch: Callable[[Callable[[], None]], AbstractContextManager[None]],
+) -> Iterator[Ended]:
+    """Runs to the end. ``parent`` is a committed snapshot; ``output`` gets what comes, and whether on stderr.
+
+    ``watch`` gets what kills the command from another thread, for the time of its run.
+    Raises what kept the command from being started.
+    """
+    container = _container(engine, parent, command)
+    directory = ContainerDirectory(engine.root, container.id)
+    driver = engine.driver
+    with directory.made() as lock:
+        try:
+            with engine.store.state.transaction():
+                driver.prepare(container.snapshot, parent)
+            with watch(lambda: _kill(directory)):
+                code, error, notes = _run(engine, container, directory, lock, command, output)
+            yield Ended(
+                exit_code=code, error=error, driver=driver, snapshot=container.snapshot,
+                stubs=stubs(directory), notes=notes,
+            )
+        finally:
+            with contextlib.suppress(SnapshotNotFound):
+                driver.remove(container.snapshot)
+            directory.discard()
+
+
+def _container(engine: Engine, parent: str, command: Command) -> Container:
+    number = os.urandom(32).hex()
+    return Container(
+        id=number, name=f"{SNAPSHOT_PREFIX}{number[:12]}", image=_NO_IMAGE, image_name="", config=_NO_IMAGE,
+        platform=str(engine.platform), driver=engine.driver.name, snapshot=f"{SNAPSHOT_PREFIX}{number}",
+        parent=parent, created=engine.clock(), execution=command.execution, options=command.options,
+    )
+
+
+def _run(
+    engine: Engine, container: Container, directory: ContainerDirectory, lock: int, command: Command,
+    output: Callable[[bytes, bool], None],
+) -> tuple[int, str, tuple[str, ...]]:
+    plan, notes = starting.plan_of(engine, container, None)
+    plan = replace(plan, volumes=tuple(command.mounts))
+    ours, theirs = socket.socketpair()
+    monitor = -1
+    try:
+        with ours:
+            with theirs:
+                if is_single_threaded():
+                    engine.store.state.release()
+                _pid, more = launch(plan, lock, theirs)
+            with contextlib.suppress(ProcessLookupError):  # it has ended already
+                monitor = os.pidfd_open(directory.read_state().monitor)
+            code, error = _listen(ours, output)
+    except BaseException:
+        _kill(directory)
+        raise
+    finally:
+        if monitor >= 0:
+            _await(monitor)
+    return code, error, (*notes, *more)
+
+
+def _listen(connection: socket.socket, output: Callable[[bytes, bool], None]) -> tuple[int, str]:
+    reader = FrameReader()
+    while received := connection.recv(1 << 16):
+        for kind, payload in reader.feed(received):
+            if kind is Kind.EXIT:
+                words = json.loads(payload)
+                return words["code"], words["error"]
+            output(payload, kind is Kind.ERROR_OUTPUT)
+    raise Unavailable("the command's monitor was killed before it could say how the command ended")
+
+
+def _kill(directory: ContainerDirectory) -> None:
+    """Somebody interrupts the build, or what it does with the output failed."""
+    from lamina.engine.stopping import kill_everything
+
+    state = directory.read_state()
+    if state.is_live and state.pid:
+        kill_everything(state)
+
+
+def _await(monitor: int) -> None:
+    """It undoes mounts and the network before it goes; what it mounted must not be removed before that."""
+    try:
+        poller = select.poll()
+        poller.register(monitor, select.POLLIN)
+        if not poller.poll(_END_SECONDS * 1000):
+            raise Unavailable(f"the command's monitor did not end within {_END_SECONDS:.0f} s")
+    finally:
+        os.close(monitor)
