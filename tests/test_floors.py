@@ -29,9 +29,10 @@ FLOORS = {
     "insight": WINGS | {"image"},
     "snapshot": MEETINGS,
     "runtime": MEETINGS | {"snapshot"},
-    "engine": MEETINGS | {"snapshot", "runtime"},
-    "cli": MEETINGS | {"snapshot", "runtime", "engine"},
-    "testing": MEETINGS | {"snapshot", "runtime", "engine"},
+    "build": MEETINGS | {"snapshot", "runtime"},
+    "engine": MEETINGS | {"snapshot", "runtime", "build"},
+    "cli": MEETINGS | {"snapshot", "runtime", "build", "engine"},
+    "testing": MEETINGS | {"snapshot", "runtime", "build", "engine"},
 }
 
 

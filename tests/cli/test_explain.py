@@ -120,7 +120,7 @@ def test_blame_of_other_kinds(command: Command) -> None:
 def test_blame_as_json(command: Command) -> None:
     document = json.loads(command("blame", "--format", "json", "a", "/b", blame=blame(hides=(LOWER,), deleted_by=GONE)).out)
     assert document["Hides"] == [{
-        "Layer": 0, "DiffID": digest("a"), "Instruction": "ADD base.tar /\x1b[2J", "Kind": "file", "Size": 99,
+        "Layer": 0, "DiffID": digest("a"), "Instruction": "ADD base.tar /\x1b[2J", "Place": "", "Kind": "file", "Size": 99,
         "HiddenBy": 2, "Reason": "replaced",
     }]
     assert document["DeletedBy"]["Path"] == "/etc"

@@ -64,12 +64,27 @@ def test_prune_takes_containers_first(command: Command) -> None:
     result = command(
         "system", "prune", "-f", "--volumes", prune=PRUNED, prune_containers=(("c" * 64,), 1000),
         prune_networks=("backend",), prune_volumes=value(names=("v",), freed=500),
+        prune_builds=value(ids=("e" * 64,), freed=40),
     )
-    assert [verb for verb, _, _ in result.asked] == ["prune_containers", "prune_networks", "prune_volumes", "prune"]
+    assert [verb for verb, _, _ in result.asked] == [
+        "prune_containers", "prune_networks", "prune_volumes", "prune", "prune_builds"]
     assert result.lines == [
         "Deleted Containers:", "c" * 64, "", "Deleted Networks:", "backend", "", "Deleted Volumes:", "v", "",
-        "Deleted Images:", "untagged: a:1", f"deleted: {digest('a')}", "", "Total reclaimed space: 14.76kB",
+        "Deleted Images:", "untagged: a:1", f"deleted: {digest('a')}", "", "Deleted build cache objects:", "e" * 12, "",
+        "Total reclaimed space: 14.8kB",
     ]
+
+
+def test_prune_says_that_build_cache_goes(command: Command) -> None:
+    for words, said in (((), "build cache that no image shares"), (("--all",), "all build cache")):
+        command.input = b"n\n"
+        assert said in command("prune", *words).err
+
+
+def test_prune_by_label_leaves_build_cache(command: Command) -> None:
+    nothing = value(removed=(), freed=0)
+    result = command("prune", "-f", "--filter", "label=x", prune=nothing, prune_containers=((), 0), prune_networks=())
+    assert [verb for verb, _, _ in result.asked] == ["prune_containers", "prune_networks", "prune"]
 
 
 def test_prune_by_force_with_filters(command: Command) -> None:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from lamina.build.context import Changeable, Context, Files, Node, StatKey
-from lamina.build.selection import Selection, whole_tree
+from lamina.build.selection import Selected, Selection, whole_tree
 from lamina.errors import InvalidInput
 from lamina.layer.entry import Kind
 from lamina.layer.root import Ownership
@@ -71,10 +71,10 @@ def digest_selection(
     contents = _contents(files, nodes, cache, clock)
     whole = hashlib.sha256(_DOMAIN + _LENGTH.pack(len(nodes)))
     manifest: dict[str, str] = {}
-    first: dict[tuple[int, int], str] = {}
+    first: dict[tuple[int, int, int], str] = {}
     for each in selection.entries:
         node, target = each.node, each.target
-        link = _first_name(node, target, first)
+        link = _first_name(each, first)
         record = hashlib.sha256(_fields(files, node, contents.get(node.path, b""), link)).digest()
         whole.update(_framed(os.fsencode(target)) + record)
         manifest[target] = record[:_SHORT].hex()
@@ -103,12 +103,13 @@ def _fields(files: Files, node: Node, content: bytes, link: str) -> bytes:
     return fixed + _framed(os.fsencode(node.linkname)) + _framed(content) + _framed(os.fsencode(link))
 
 
-def _first_name(node: Node, target: str, first: dict[tuple[int, int], str]) -> str:
+def _first_name(selected: Selected, first: dict[tuple[int, int, int], str]) -> str:
     """For the second and later names of one file: what the first is called."""
+    node = selected.node
     if node.links < 2 or node.kind is Kind.DIRECTORY:
         return ""
-    name = first.setdefault((node.device, node.inode), target)
-    return "" if name == target else name
+    name = first.setdefault((selected.group, node.device, node.inode), selected.target)
+    return "" if name == selected.target else name
 
 
 def _framed(data: bytes) -> bytes:

@@ -76,6 +76,13 @@ def environment(config: Mapping[str, Any]) -> dict[str, str]:
     return dict(line.partition("=")[::2] for line in config.get("Env") or [])
 
 
+def with_path(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage begins with: a base that says nothing of PATH has docker's, for commands and for good."""
+    if "PATH" in environment(config):
+        return dict(config)
+    return {**config, "Env": [*(config.get("Env") or []), f"PATH={DEFAULT_PATH}"]}
+
+
 def listed(variables: Mapping[str, str]) -> list[str]:
     return [f"{name}={value}" for name, value in variables.items()]
 

@@ -253,6 +253,7 @@ def expanded(
     match instruction:
         case Env() | Label():
             pairs = tuple((word(key), word(value)) for key, value in instruction.pairs)
+            _insist(all(key for key, _ in pairs), instruction, "name")
             return replace(instruction, pairs=pairs)
         case Arg():
             return replace(instruction, pairs=tuple(
@@ -266,8 +267,7 @@ def expanded(
             return replace(instruction, value=word(instruction.value))
         case Volume():
             paths = tuple(map(word, instruction.paths))
-            if not all(paths):
-                raise InvalidInput("VOLUME: a path is empty once its variables are expanded")
+            _insist(all(paths), instruction, "path")
             return replace(instruction, paths=paths)
         case Expose():
             return replace(instruction, ports=tuple(
@@ -275,6 +275,12 @@ def expanded(
                 for port in expand_words(text, lookup, escape=escape, used=used)
             ))
     return instruction
+
+
+def _insist(is_full: bool, instruction: Env | Label | Volume, what: str) -> None:
+    if not is_full:
+        keyword = instruction.keyword.upper()
+        raise InvalidInput(f"{keyword}: a {what} is empty once its variables are expanded")
 
 
 def _expanded_copy(

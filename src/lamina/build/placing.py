@@ -1,8 +1,9 @@
 """Where a selection lands: what a ``COPY`` writes, as the entries of a layer over what is there already.
 
 No file is read here and no filesystem is mounted: what is there is asked of the layers' indexes. BuildKit's
-behaviour is the reference: a directory's contents go into what is at the destination; directories that are
-there keep their mode and owner; a directory never replaces a file, nor a file a directory.
+behaviour is the reference: a directory's contents go into what is at the destination, which keeps its mode
+and owner; directories below it that are there take those of their source; a directory never replaces a file,
+nor a file a directory.
 """
 
 from __future__ import annotations
@@ -43,21 +44,29 @@ class Nothing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writing:
-    """``owner`` replaces that of every entry, ``mode`` that of all but symlinks. ``now`` is nanoseconds."""
+    """``owner`` replaces that of every entry, ``mode`` that of all but symlinks. ``now`` is nanoseconds.
+
+    ``keeps_directories``: those that are there stay as they are, as with ``--parents``.
+    """
 
     owner: tuple[int, int] | None = None
     mode: int | None = None
     now: int = 0
+    keeps_directories: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One thing to write: where it is to be, what it is, and for a file how to read it."""
+    """One thing to write: where it is to be, what it is, and for a file how to read it.
+
+    Names of one file are links to it within one ``group``.
+    """
 
     target: str
     node: Node
     xattrs: Callable[[], dict[str, bytes]]
     open: Callable[[], BinaryIO] | None = None
+    group: tuple[int, int] = (0, 0)
 
 
 class Placing:
@@ -68,13 +77,18 @@ class Placing:
         self._below = below
         self._writing = writing
         self._written: dict[str, Entry] = {}
-        # Of files with several names. Which of them is the file is known when all are in order.
-        self._names: dict[tuple[int, int], list[str]] = {}
+        # Which file a path of several is. Which of them has the content is known when all are in order.
+        self._files: dict[str, tuple[int, int, int, int]] = {}
         self._is_directory = posixpath.basename(destination) in ("", ".", "..")
         self.place = settle(below, destination)
+        self._open = {"", self.place}  # directories, or what will be some
 
-    def add(self, sources: Iterable[Source], *, is_single: bool) -> None:
-        """``is_single``: one file, and the destination may be its name."""
+    def add(self, sources: Iterable[Source], *, is_single: bool, is_kept: bool = False) -> None:
+        """``is_single``: one file, and the destination may be its name.
+
+        ``is_kept``: owners and modes are the sources' own whatever was asked for, and anything replaces
+        anything, as docker unpacks archives.
+        """
         there = self._below.look(self.place) if self.place not in self._written else None
         is_directory = self._is_directory or not is_single or (
             there is not None and there.kind is Kind.DIRECTORY
@@ -82,24 +96,43 @@ class Placing:
         if is_directory and there is not None and there.kind is not Kind.DIRECTORY:
             raise CannotReplace(f"/{printable(self.place)}: a {_name(there)}, and no directory to copy into")
         for source in sources:
-            self._add(source, _join(self.place, source.target) if is_directory else self.place)
+            path = _join(self.place, source.target) if is_directory else self.place
+            self._add(source, path, is_kept)
 
-    def _add(self, source: Source, path: str) -> None:
+    def _add(self, source: Source, path: str, is_kept: bool) -> None:
         node = source.node
         if path.rpartition("/")[2].startswith(WHITEOUT_PREFIX):
             raise InvalidInput(
                 f"{printable(path)}: in a layer, a name that begins with .wh. removes another file; rename it"
             )
+        self._insist_open(path)
         there = self._standing(path)
-        if node.kind is Kind.DIRECTORY:
-            if there is not None and there.kind is not Kind.DIRECTORY:
+        is_directory = node.kind is Kind.DIRECTORY
+        if there is not None and is_directory is not (there.kind is Kind.DIRECTORY):
+            if not is_kept:
                 raise CannotReplace(_kept(path, there, node.kind))
-            if there is None:
-                self._written[path] = self._entry(source, path)
+            self._forget_below(path)
+        elif there is not None and is_directory and (self._writing.keeps_directories or not source.target):
             return
-        if there is not None and there.kind is Kind.DIRECTORY:
-            raise CannotReplace(_kept(path, there, node.kind))
-        self._written[path] = self._entry(source, path)
+        self._written[path] = self._entry(source, path, Writing() if is_kept else self._writing)
+
+    def _forget_below(self, path: str) -> None:
+        """Something else takes the place of a directory, and of what was written into it."""
+        for each in [each for each in self._written if each.startswith(f"{path}/")]:
+            del self._written[each]
+        self._open = {each for each in self._open if each != path and not each.startswith(f"{path}/")}
+
+    def _insist_open(self, path: str) -> None:
+        """Archives may name what is below a symlink, theirs or the image's: nothing is written through it."""
+        if path.rpartition("/")[0] in self._open:
+            return
+        for above in ancestors(path):
+            if len(above) <= len(self.place) or above in self._open:
+                continue
+            there = self._standing(above)
+            if there is not None and there.kind is not Kind.DIRECTORY:
+                raise CannotReplace(f"/{printable(above)}: a {_name(there)}, so nothing can be in it")
+            self._open.add(above)
 
     def make_directories(self, path: str) -> None:
         """``WORKDIR``: what is missing of it, each with the owner that was asked for."""
@@ -133,10 +166,12 @@ class Placing:
     def _standing(self, path: str) -> Entry | None:
         return self._written[path] if path in self._written else self._below.look(path)
 
-    def _entry(self, source: Source, path: str) -> Entry:
-        node, writing = source.node, self._writing
+    def _entry(self, source: Source, path: str, writing: Writing) -> Entry:
+        node = source.node
         uid, gid = (node.uid, node.gid) if writing.owner is None else writing.owner
-        mode = node.mode if writing.mode is None or node.kind is Kind.SYMLINK else writing.mode
+        mode = writing.mode
+        if mode is None or node.kind is Kind.SYMLINK or not source.target:
+            mode = node.mode  # the destination itself is made, not copied
         is_file = node.kind is Kind.FILE
         entry = Entry(
             path, node.kind, mode, uid, gid, node.mtime_ns, node.size if is_file else 0, node.linkname,
@@ -144,24 +179,26 @@ class Placing:
         )
         if node.kind in (Kind.CHAR, Kind.BLOCK):
             entry = replace(entry, major=os.major(node.rdev), minor=os.minor(node.rdev))
+        self._files.pop(path, None)
         if is_file and node.links > 1:
-            self._names.setdefault((node.device, node.inode), []).append(path)
+            self._files[path] = (*source.group, node.device, node.inode)
         return entry
 
     def _linked(self, ordered: Sequence[Entry]) -> list[Entry]:
-        file_of: dict[str, str] = {}
-        for names in self._names.values():
-            still = sorted({*names}, key=lambda path: path.split("/"))
-            file_of.update(dict.fromkeys(still[1:], still[0]))
-        return [
-            replace(entry, kind=Kind.HARDLINK, size=0, linkname=file_of[entry.path], open=None,
-                    xattrs=NO_XATTRS)
-            if entry.path in file_of and entry.kind is Kind.FILE else entry
-            for entry in ordered
-        ]
+        first: dict[tuple[int, int, int, int], str] = {}
+        found = []
+        for entry in ordered:
+            file = self._files.get(entry.path)
+            name = entry.path if file is None else first.setdefault(file, entry.path)
+            found.append(entry if name == entry.path else replace(
+                entry, kind=Kind.HARDLINK, size=0, linkname=name, open=None, xattrs=NO_XATTRS
+            ))
+        return found
 
     def _new_directory(self, path: str) -> Entry:
-        uid, gid = self._writing.owner or (0, 0)
+        """What archives leave out below the destination is root's, as docker has it."""
+        is_of_archive = path.startswith(f"{self.place}/") if self.place else bool(path)
+        uid, gid = (0, 0) if is_of_archive else self._writing.owner or (0, 0)
         return Entry(path, Kind.DIRECTORY, _DIRECTORY_MODE, uid, gid, self._writing.now)
 
 

@@ -37,11 +37,13 @@ class Selected:
     """``target`` is relative to the destination.
 
     ``""`` is the destination itself, where a directory's contents follow. BuildKit makes a missing one anew:
-    ``node`` shows root's directory with mode 0755, whatever the source's is.
+    ``node`` shows root's directory with mode 0755, whatever the source's is. Names of one file stay so within
+    one ``group``: each source is one, for what was copied twice is two files.
     """
 
     node: Node
     target: str
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,10 @@ def select(
     if files and len(tops) > 1 and not (is_directory or keeps_parents):
         raise NeedsDirectory(f"{place.instruction} {printable(sources[0])}: matches several files, and so "
                              "needs a directory as destination, which ends in '/'")
-    whole = [each for top in tops for each in _whole(context, top, keeps_parents)]
+    whole = [
+        each if keeps_parents else replace(each, group=number)
+        for number, top in enumerate(tops) for each in _whole(context, top, keeps_parents)
+    ]
     return Selection(
         tuple(_without(dict.fromkeys(whole) if keeps_parents else whole, Rules.of(exclude))),
         is_single=files == 1 and not (is_directory or keeps_parents),

@@ -39,11 +39,18 @@ class Stages:
     outer: Mapping[str, str]
     declared: frozenset[str]
 
-    def find(self, name: str, before: int) -> Stage | None:
-        """By name, or by number as ``COPY --from=0`` has it; the last of several with the same name."""
+    def named(self, name: str, before: int) -> Stage | None:
+        """As FROM has it, where a number is an image's name. The last of several with the same name."""
         for stage in reversed(self.all[:before]):
             if stage.name and stage.name == name.lower():
                 return stage
+        return None
+
+    def find(self, name: str, before: int) -> Stage | None:
+        """By name, or by number as ``COPY --from=0`` has it."""
+        found = self.named(name, before)
+        if found is not None:
+            return found
         if name.isascii() and name.isdigit() and len(name) < 6 and int(name) < before:
             return self.all[int(name)]
         return None
@@ -129,11 +136,13 @@ def _filled(text: str, opening: From, scope: Scope, dockerfile: Dockerfile) -> s
 
 
 def _with_needs(stage: Stage, before: Stages) -> Stage:
-    names = [stage.base]
+    names = []
     for instruction in stage.instructions:
         if isinstance(instruction, Copy) and instruction.from_:
             names.append(instruction.from_)
         elif isinstance(instruction, Run):
             names += [mount.from_ for mount in instruction.mounts if mount.from_]
-    found = [before.find(name, stage.number) for name in names]
+    found = [
+        before.named(stage.base, stage.number), *(before.find(name, stage.number) for name in names),
+    ]
     return replace(stage, needs=tuple(dict.fromkeys(each.number for each in found if each is not None)))

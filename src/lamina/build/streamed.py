@@ -41,13 +41,16 @@ def receive(stream: Readable, directory: Path | None = None) -> Received:
 
 
 def is_archive(head: bytes) -> bool:
-    """By the first block: something compressed, or a tar's header with the right sum (POSIX pax, "ustar")."""
+    """By the first block: something compressed, a tar, or a tar of nothing."""
     if head.startswith((_XZ_MAGIC, _BZIP2_MAGIC)) or (len(head) >= 4 and sniff(head) is not Compression.NONE):
         return True
+    return is_tar(head) or (len(head) >= _BLOCK and not any(head))
+
+
+def is_tar(head: bytes) -> bool:
+    """By the first block: a header with the right sum (POSIX pax, "ustar")."""
     if len(head) < _BLOCK:
         return False
-    if not any(head):
-        return True  # a tar of nothing
     try:
         expected = int(head[148:156].strip(b"\0 ") or b"x", 8)
     except ValueError:
@@ -63,7 +66,7 @@ def unpacked(stream: Readable, directory: Path | None = None) -> Context:
     """
     place = _private(directory)
     try:
-        _extract(stream, place)
+        extract_into(stream, place, (os.geteuid(), os.getegid()))
         return Context.from_directory(place, on_close=_remover(place))
     except BaseException:
         empty_and_remove(place)
@@ -75,12 +78,13 @@ def empty(directory: Path | None = None) -> Context:
     return Context.from_directory(place, on_close=_remover(place))
 
 
-def _extract(stream: Readable, place: Path) -> None:
+def extract_into(stream: Readable, place: Path, ids: tuple[int, int] | None) -> None:
+    """A tar into a directory that is there. ``ids`` are whose everything becomes; ``None`` keeps owners."""
     top = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         Extraction(
             lambda path, flags: syscalls.open_in_root(top, path, flags),
-            owner=Ownership.KEEP, ids=(os.geteuid(), os.getegid()), has_devices=False,
+            owner=Ownership.KEEP, ids=ids, has_devices=False,
         ).run(TarReader(plain(stream)))
     finally:
         os.close(top)

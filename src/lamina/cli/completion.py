@@ -101,9 +101,10 @@ _VOLUMES = frozenset({"volume inspect", "volume rm"})
 _NETWORKS = frozenset({"network inspect", "network rm"})
 # What follows their first word is a command of the container's, or a name that is still free.
 _ONE_NAME = frozenset({"run", "create", "exec", "top", "commit", "rename", "logs", "attach", "port"})
-_FILES = frozenset({"load", "import"})
+_FILES = frozenset({"load", "import", "build", "context ls"})
 _FILE_OPTIONS = frozenset({"--output", "-o", "--input", "-i", "--root", "--config-file", "--references",
-                           "--secret-file", "--env-file", "--label-file", "--cidfile", "--device"})
+                           "--secret-file", "--env-file", "--label-file", "--cidfile", "--device",
+                           "--file", "--iidfile", "--metadata-file"})
 _IMAGE_OPTIONS = frozenset({"--base", "--tag", "-t"})
 _NAMES_OF_OPTIONS: dict[str, Callable[[Session], list[str]]] = {
     "--network": network_names, "--net": network_names, "--volumes-from": container_names,
@@ -118,6 +119,7 @@ _CHOICES = {
     "--runtime": ("crun", "runc", "embedded"),
     "--restart": ("no", "always", "on-failure", "unless-stopped"),
     "--log-driver": ("json-file", "none"),
+    "--allow": ("network.host", "security.insecure"),
 }
 
 
@@ -183,7 +185,8 @@ def _within_verb(rest: Sequence[str], current: str, session: Session) -> Iterato
     if action is not None and action.nargs != 0:
         choices = action.choices or ()
         yield from _matching(((str(choice), "") for choice in choices), current)
-        yield from _values_of(previous, current, session)
+        names = action.option_strings
+        yield from _values_of(names[-1] if names[-1] == "--file" else previous, current, session)
     elif current.startswith("-"):
         yield from _options(parser._actions, current)  # noqa: SLF001
     elif name == "help":

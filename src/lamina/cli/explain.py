@@ -139,11 +139,13 @@ def _blame_row(found: Blame) -> Mapping[str, Any]:
         "Layer": found.layer,
         "DiffID": str(found.diff_id),
         "Instruction": found.instruction,
+        "Place": found.place,
         "Kind": found.kind.name.lower(),
         "Size": found.size,
         "Hides": [
             {"Layer": lower.layer, "DiffID": str(lower.diff_id), "Instruction": lower.instruction,
-             "Kind": lower.kind.name.lower(), "Size": lower.size, "HiddenBy": lower.hidden_by,
+             "Place": lower.place, "Kind": lower.kind.name.lower(), "Size": lower.size,
+             "HiddenBy": lower.hidden_by,
              "Reason": "" if lower.reason is None else str(lower.reason)}
             for lower in found.hides
         ],
@@ -161,13 +163,15 @@ def blame_lines(found: Blame) -> Iterator[str]:
     yield f"{visible('/' + found.path)}: {_what(found.kind, found.size)}{state}"
     yield f"  from   layer {found.layer} ({short_id(str(found.diff_id))})"
     yield f"  by     {_instruction(found.instruction)}"
+    if found.place:
+        yield f"  at     {visible(found.place)}"
     if gone is not None:
         above = "" if gone.path == found.path else f" with {visible('/' + gone.path)}"
         yield f"  gone   {gone.reason}{above} by layer {gone.layer}: {_instruction(gone.instruction)}"
     for lower in found.hides:
         verb = "covers" if lower.reason is None else "hides "
         yield (f"  {verb} layer {lower.layer}'s {_what(lower.kind, lower.size)}, by "
-               f"{_instruction(lower.instruction)}")
+               f"{_instruction(lower.instruction)}" + (f" ({visible(lower.place)})" if lower.place else ""))
     if not found.hides:
         yield "  hides  nothing: no layer below has this path"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from lamina.cli.builder import print_pruned
 from lamina.cli.images import FILTER_HELP, FORMAT_HELP, filters_of, short_id
 from lamina.cli.listing import Listing, show
 from lamina.cli.progress import shown
@@ -108,6 +109,7 @@ def _prune(arguments: Arguments, session: Session) -> int:
     if arguments.volumes:
         what.append("all anonymous volumes that no container has")
     what.append("all images that are not in use" if arguments.all else "all images without a name")
+    what.append("all build cache" if arguments.all else "build cache that no image shares")
     if not arguments.force and not session.agrees(f"{', '.join(what)}, and content that nothing reaches"):
         return 0
     filters = filters_of(arguments.filter)
@@ -120,6 +122,10 @@ def _prune(arguments: Arguments, session: Session) -> int:
             _print_removed(session, "Volumes", pruned.names)
             freed += pruned.freed
         freed += _prune_images(arguments, session, engine)
+        if "label" not in filters:  # no step has one
+            pruned_builds = engine.prune_builds(all_records=arguments.all, filters=filters)
+            print_pruned(session, pruned_builds.ids)
+            freed += pruned_builds.freed
     session.print(f"Total reclaimed space: {human_size(freed, DF_DIGITS)}")
     return 0
 
@@ -156,8 +162,9 @@ PRUNE = Verb(
     _prune,
     usage="[OPTIONS]",
     about="""\
-Removes containers that do not run, networks that nothing is on, images without a name, and whatever an
-interrupted pull or a removed image left behind. What another process is using right now is never touched.""",
+Removes containers that do not run, networks that nothing is on, images without a name, build cache that no
+image shares, and whatever an interrupted pull or a removed image left behind. What another process is
+using right now is never touched.""",
     arguments=_prune_arguments,
     examples=("lamina prune", "lamina system prune --all --volumes --force --filter until=240h"),
 )

@@ -54,6 +54,12 @@ HEADINGS: dict[str, dict[str, tuple[str, str, str]]] = {
         "import": ("archives", "IMPORT", "Make an image of a root filesystem"),
         "export": ("archives", "EXPORT", "Write the filesystem of a container or image as one tar"),
     },
+    "Building": {
+        "build": ("building", "BUILD", "Build an image from a Dockerfile"),
+        "context ls": ("context", "LS", "Show what a build would see of a directory, and what not and why"),
+        "builder du": ("builder", "DU", "Show what the build cache takes"),
+        "builder prune": ("builder", "PRUNE", "Remove build cache that nothing uses"),
+    },
     "Containers": {
         "run": ("running", "RUN", "Run a command in a new container"),
         "create": ("running", "CREATE", "Make a container without starting it"),
@@ -145,6 +151,7 @@ HIDDEN = {"__complete": ("completion", "COMPLETE", "")}
 
 # docker's other spellings of the same verbs.
 ALIASES = {
+    "image build": "build", "builder build": "build",
     "image pull": "pull", "image push": "push", "image save": "save", "image load": "load",
     "image import": "import", "image ls": "images", "image list": "images", "image inspect": "inspect",
     "image history": "history", "image tag": "tag", "image rm": "rmi", "image remove": "rmi",
@@ -162,7 +169,9 @@ ALIASES = {
     "volume list": "volume ls", "volume remove": "volume rm",
 }
 GROUPS = {
+    "builder": "Verbs for the build cache",
     "container": "Verbs for containers",
+    "context": "Verbs for what builds read",
     "image": "Verbs for images",
     "manifest": "Verbs for manifests in registries",
     "network": "Verbs for networks of containers",

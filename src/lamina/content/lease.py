@@ -48,8 +48,13 @@ class Lease:
 
 def live_content(state: State, *, apart_from: Lease | None = None) -> set[Digest]:
     """What living processes hold, and the build cache. Leases of dead ones are removed on the way."""
+    return cached_content(state) | leased_content(state, apart_from=apart_from)
+
+
+def leased_content(state: State, *, apart_from: Lease | None = None) -> set[Digest]:
+    """What living processes hold. Leases of dead ones are removed on the way."""
     boot = boot_id()
-    held = cached_content(state)
+    held: set[Digest] = set()
     with state.transaction() as connection:
         for lease, pid, started, where in connection.execute(
             "SELECT id, pid, started, boot FROM leases"
@@ -62,6 +67,16 @@ def live_content(state: State, *, apart_from: Lease | None = None) -> set[Digest
             rows = connection.execute("SELECT content FROM leased WHERE lease = ?", (lease,))
             held.update(Digest(row[0]) for row in rows)
     return held
+
+
+def live_leases(state: State) -> set[int]:
+    """Those of living processes."""
+    boot = boot_id()
+    rows = state.rows("SELECT id, pid, started, boot FROM leases")
+    return {
+        int(str(lease)) for lease, pid, started, where in rows
+        if where == boot and process_start(int(str(pid))) == started
+    }
 
 
 def cached_content(state: State) -> set[Digest]:

@@ -5,28 +5,35 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from lamina.runtime.container import ContainerDirectory
+from lamina.runtime.socketfile import listening
+
+_NAME = "agent"
 _CHUNK = 1 << 16
 
 
 @contextlib.contextmanager
-def forwarded(agent: str) -> Iterator[Path]:
-    """``agent`` is the path of its socket. A socket of our own may get the owner that was asked for."""
-    with tempfile.TemporaryDirectory(prefix="lamina-agent-") as home:
-        place = Path(home) / "agent"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(str(place))
-            listener.listen(16)
-            threading.Thread(target=_serve, args=(listener, agent), daemon=True).start()
-            try:
-                yield place
-            finally:
-                with contextlib.suppress(OSError):
-                    listener.shutdown(socket.SHUT_RDWR)
+def forwarded(root: Path, agent: str) -> Iterator[Path]:
+    """``agent`` is the path of its socket. A socket of our own may get the owner that was asked for.
+
+    It is in a directory like a container's, which is swept as theirs are if nobody lives to remove it.
+    """
+    home = ContainerDirectory(root, os.urandom(32).hex())
+    with home.made():
+        try:
+            with listening(home.path, _NAME, 16) as listener:
+                threading.Thread(target=_serve, args=(listener, agent), daemon=True).start()
+                try:
+                    yield home.path / _NAME
+                finally:
+                    with contextlib.suppress(OSError):
+                        listener.shutdown(socket.SHUT_RDWR)
+        finally:
+            home.discard()
 
 
 def _serve(listener: socket.socket, agent: str) -> None:

@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from lamina.build.context import MAX_DOCUMENT, Context
-from lamina.build.git import Git
-from lamina.build.gitaddress import GitAddress, parse_git
 from lamina.build.ignore import find_rules
-from lamina.build.streamed import receive
 from lamina.engine.buildoptions import BuildOptions
-from lamina.engine.buildremote import private_directory
 from lamina.errors import InvalidInput, NotFound
 from lamina.values import replace
 
 if TYPE_CHECKING:
+    from lamina.build.gitaddress import GitAddress
     from lamina.engine.engine import Engine
 
 DOCKERFILES = ("Dockerfile", "dockerfile", "Containerfile")
@@ -38,10 +35,11 @@ def opened_context(
             if text == "-":
                 raise InvalidInput("-f -: the context comes on standard input already")
             options = replace(options, text=_read_all(stdin), dockerfile="")
-        address = parse_git(text)
         if text == "-":
             context, options = _streamed(_insist(stdin), options, stack)
-        elif address is not None and not os.path.isdir(text):
+        elif os.path.isdir(text):
+            context, options = _local(text, options, stack)
+        elif (address := _git_address(text)) is not None:
             context, options = _repository(address, options, stack)
         elif text.startswith(("http://", "https://")):
             context, options = _downloaded(engine, text, options, stack)
@@ -62,10 +60,9 @@ def open_context(path: str, options: BuildOptions) -> tuple[Context, BuildOption
 def other_context(engine: Engine, text: str) -> Iterator[Context]:
     """``--build-context NAME=…``: what its own ignore file excludes is not there."""
     with ExitStack() as stack:
-        address = parse_git(text)
-        if address is not None and not os.path.isdir(text):
-            directory = stack.enter_context(private_directory())
-            text = str(Git(os.environ).fetch(address, directory).path)
+        address = None if os.path.isdir(text) else _git_address(text)
+        if address is not None:
+            text = str(_checkout(address, stack, keeps_git=False))
         elif text.startswith(("http://", "https://")):
             context, _ = _downloaded(engine, text, BuildOptions(text=b""), stack)
             yield context
@@ -119,6 +116,8 @@ def _inside(context: Context, options: BuildOptions) -> BuildOptions:
 
 
 def _streamed(stdin: BinaryIO, options: BuildOptions, stack: ExitStack) -> tuple[Context, BuildOptions]:
+    from lamina.build.streamed import receive
+
     received = receive(stdin)
     context = stack.enter_context(received.context)
     if received.dockerfile is not None:
@@ -129,11 +128,23 @@ def _streamed(stdin: BinaryIO, options: BuildOptions, stack: ExitStack) -> tuple
 def _repository(
     address: GitAddress, options: BuildOptions, stack: ExitStack
 ) -> tuple[Context, BuildOptions]:
-    directory = stack.enter_context(private_directory())
     keeps = options.arguments.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "") in ("1", "true")
-    checkout = Git(os.environ).fetch(address, directory, keeps_git=keeps)
-    context = stack.enter_context(Context.from_directory(checkout.path))
+    context = stack.enter_context(Context.from_directory(_checkout(address, stack, keeps_git=keeps)))
     return context, _inside(context, options)
+
+
+def _git_address(text: str) -> GitAddress | None:
+    from lamina.build.gitaddress import parse_git
+
+    return parse_git(text)
+
+
+def _checkout(address: GitAddress, stack: ExitStack, *, keeps_git: bool) -> Path:
+    from lamina.build.git import Git
+    from lamina.engine.buildremote import private_directory
+
+    directory = stack.enter_context(private_directory())
+    return Git(os.environ).fetch(address, directory, keeps_git=keeps_git).path
 
 
 def _downloaded(

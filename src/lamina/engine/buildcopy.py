@@ -17,8 +17,8 @@ from lamina.build.failure import printable
 from lamina.build.instruction import Add, Copy, Heredoc
 from lamina.build.pattern import escaped, has_wildcards, unescaped
 from lamina.build.placing import Nothing, Placing, Source, Writing
-from lamina.build.selection import NeedsDirectory, Place, Selection, names_directory, select
-from lamina.errors import InvalidInput
+from lamina.build.selection import NeedsDirectory, Place, Selected, Selection, names_directory, select
+from lamina.errors import InvalidInput, LaminaError
 from lamina.layer.entry import Entry, Kind
 from lamina.runtime.users import find_user
 from lamina.values import dataclass, replace
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lamina.layer.tarstream import Writable
 
 _HEREDOC_MODE = 0o644
+_BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,8 @@ def gather(
     if not own:
         insist_directory(len(remote) + len(copy.heredocs), copy.destination, place)
         return Gathered(parts=(), heredocs=copy.heredocs, remote=tuple(remote))
+    if isinstance(copy, Add) and copy.checksum:
+        raise InvalidInput(f"ADD --checksum: {printable(own[0])} is no URL, and has none")
     total = len(copy.sources)
     copy = replace(copy, sources=own)
     groups = _groups(copy, files, place)
@@ -103,13 +106,18 @@ def insist_directory(count: int, destination: str, place: Place) -> None:
 
 
 def _groups(copy: Copy | Add, files: Files, place: Place) -> list[tuple[list[str], bool]]:
-    """ADD unpacks each archive of the context; everything else is copied together."""
+    """ADD unpacks each archive of the context; what stands between two of them is copied together."""
     if not isinstance(copy, Add) or copy.unpacks is False:
         return [(list(copy.sources), False)]
     sources = [each for source in copy.sources for each in _matched(source, files, place)]
-    archives = [source for source in sources if _is_archive(source, files)]
-    plain = [source for source in sources if source not in archives]
-    return [*([(plain, False)] if plain else []), *(([source], True) for source in archives)]
+    groups: list[tuple[list[str], bool]] = []
+    for source in sources:
+        is_archive = _is_archive(source, files)
+        if groups and not is_archive and not groups[-1][1]:
+            groups[-1][0].append(source)
+        else:
+            groups.append(([source], is_archive))
+    return groups
 
 
 def _matched(source: str, files: Files, place: Place) -> list[str]:
@@ -123,14 +131,25 @@ def _matched(source: str, files: Files, place: Place) -> list[str]:
 
 
 def _is_archive(source: str, files: Files) -> bool:
-    from lamina.build.streamed import is_archive
+    """What holds a tar: docker copies whatever else is compressed, and a tar of nothing."""
+    from lamina.build.streamed import is_archive, is_tar
+    from lamina.runtime.incoming import plain
 
     found = files.resolve(unescaped(source).lstrip("/"))
     node = None if found is None else files.look(found)
     if node is None or node.kind is not Kind.FILE:
         return False
     with files.open_file(node) as file:
-        return is_archive(file.read(512))
+        if not is_archive(file.read(_BLOCK)):
+            return False
+        file.seek(0)
+        head, stream = b"", plain(file)
+        try:
+            while len(head) < _BLOCK and (more := stream.read(_BLOCK - len(head))):
+                head += more
+        except LaminaError:
+            return False
+        return is_tar(head)
 
 
 # -- writing
@@ -144,26 +163,37 @@ def write_copy(
     destination = copy.destination
     if not destination.startswith("/"):
         destination = f"{directory.rstrip('/')}/{destination}"
-    writing = Writing(owner=_owner(copy, below), mode=_mode(copy.chmod), now=now)
+    writing = Writing(
+        owner=_owner(copy, below), mode=_mode(copy.chmod), now=now,
+        keeps_directories=isinstance(copy, Copy) and copy.keeps_parents,
+    )
     placing = Placing(_Below(below), destination, writing)
-    stack = ExitStack()
+    with ExitStack() as stack:
+        _place(placing, gathered, destination, now, stack)
+        kept = stack.pop_all()
+
+    def fill(out: Writable, builder: IndexBuilder) -> int:
+        with kept:
+            return write_entries(placing.entries(), out, builder, latest)
+
+    return fill
+
+
+def _place(
+    placing: Placing, gathered: Gathered, destination: str, now: int, stack: ExitStack
+) -> None:
+    """``stack`` keeps open what is read when the layer is written."""
     parts = [*gathered.parts, *(one.fetch(stack) for one in gathered.remote)]
     total = sum(not part.is_archive for part in parts) + len(gathered.heredocs)
-    for part in parts:
+    for number, part in enumerate(parts):
         if part.is_archive:
-            placing.add(_unpacked(part, stack), is_single=False)
+            placing.add(_unpacked(part, number, stack), is_single=False, is_kept=True)
         else:
-            sources = (_source(part.files, each.target, each.node) for each in part.selection.entries)
+            sources = (_source(part.files, each, number) for each in part.selection.entries)
             placing.add(sources, is_single=part.selection.is_single and total == 1)
     for number, heredoc in enumerate(gathered.heredocs):
         is_single = total == 1 and not names_directory(destination)
         placing.add([_inline(heredoc, number, now)], is_single=is_single)
-
-    def fill(out: Writable, builder: IndexBuilder) -> int:
-        with stack:
-            return write_entries(placing.entries(), out, builder, latest)
-
-    return fill
 
 
 def write_directories(
@@ -206,11 +236,12 @@ class _Below:
         return self._nothing.look(path) if self._layered is None else self._layered.entry(path)
 
 
-def _source(files: Files, target: str, node: Node) -> Source:
-    is_file = node.kind is Kind.FILE
+def _source(files: Files, selected: Selected, number: int) -> Source:
+    node = selected.node
     return Source(
-        target=target, node=node, xattrs=lambda: files.xattrs(node.path),
-        open=(lambda: files.open_file(node)) if is_file else None,
+        target=selected.target, node=node, xattrs=lambda: files.xattrs(node.path),
+        open=(lambda: files.open_file(node)) if node.kind is Kind.FILE else None,
+        group=(number, selected.group),
     )
 
 
@@ -248,8 +279,11 @@ def owner_of(text: str, below: Layered | None) -> tuple[int, int]:
 # -- archives
 
 
-def _unpacked(part: Part, stack: ExitStack) -> Iterator[Source]:
-    """The tar is inflated into a nameless file once, of which each member's content is a range."""
+def _unpacked(part: Part, number: int, stack: ExitStack) -> Iterator[Source]:
+    """The tar is inflated into a nameless file once, of which each member's content is a range.
+
+    ``number`` tells its files from those of other archives, where several names are one file.
+    """
     import tempfile
 
     from lamina.layer.tarstream import TarReader
@@ -263,7 +297,7 @@ def _unpacked(part: Part, stack: ExitStack) -> Iterator[Source]:
             spool.write(chunk)
     spool.seek(0)
     members: dict[str, tuple[Entry, int, int]] = {}
-    for number, entry in enumerate(TarReader(spool)):
+    for position, entry in enumerate(TarReader(spool)):
         if not entry.path:
             continue
         if entry.kind is Kind.HARDLINK:
@@ -275,17 +309,18 @@ def _unpacked(part: Part, stack: ExitStack) -> Iterator[Source]:
             members[entry.path] = (replace(original[0], path=entry.path), original[1], 2)
             members[entry.linkname] = (original[0], original[1], 2)
             continue
-        members[entry.path] = (entry, number + 1, 1)
+        members[entry.path] = (entry, position + 1, 1)
     for path in sorted(members, key=lambda path: path.split("/")):
         entry, inode, links = members[path]
-        yield _member(spool, entry, inode, links)
+        yield _member(spool, entry, (-1 - number, inode), links)
 
 
-def _member(spool: BinaryIO, entry: Entry, inode: int, links: int) -> Source:
+def _member(spool: BinaryIO, entry: Entry, file: tuple[int, int], links: int) -> Source:
+    device, inode = file
     is_device = entry.kind in (Kind.CHAR, Kind.BLOCK)
     node = Node(
         path=entry.path, kind=entry.kind, mode=entry.mode, uid=entry.uid, gid=entry.gid, size=entry.size,
-        mtime_ns=entry.mtime, linkname=entry.linkname, device=0, inode=inode, ctime_ns=0, links=links,
+        mtime_ns=entry.mtime, linkname=entry.linkname, device=device, inode=inode, ctime_ns=0, links=links,
         rdev=os.makedev(entry.major, entry.minor) if is_device else 0,
     )
     open_ = (lambda: _range(spool, entry)) if entry.kind is Kind.FILE else None

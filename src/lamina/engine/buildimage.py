@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lamina.content.catalog import LayerFacts
+from lamina.engine.buildexchange import INLINE, inline_document
 from lamina.engine.buildgroups import ranges
 from lamina.engine.buildstate import BuiltLayer, StageState
+from lamina.insight.instruction import ARGUMENTS, BASE, DOCKERFILE, INSTRUCTION, LINES
 from lamina.layer.compress import Compression, deflate, layer_media_type
 from lamina.oci.config import ImageConfig
 from lamina.oci.descriptor import (
@@ -31,11 +33,6 @@ if TYPE_CHECKING:
     from lamina.engine.building import Build
     from lamina.engine.buildoptions import BuildOptions
 
-# What blame reads: where in which Dockerfile a layer was made, on which base, with which arguments.
-PREFIX = "io.lamina.build."
-DOCKERFILE, LINES, INSTRUCTION, BASE, ARGUMENTS = (
-    f"{PREFIX}{name}" for name in ("dockerfile", "lines", "instruction", "base", "arguments")
-)
 _BASE_DIGEST, _BASE_NAME = "org.opencontainers.image.base.digest", "org.opencontainers.image.base.name"
 _NOT_OF_THE_NEW = (
     "author", "config", "container", "container_config", "created", "history", "id", "parent", "rootfs",
@@ -94,24 +91,24 @@ def _compressed(build: Build, state: StageState, merged: Sequence[tuple[int, int
         return state
     passing = {number for first, last in merged for number in range(first, last + 1)}
     return replace(state, layers=tuple(
-        layer if layer.origin is None or number in passing else _compressed_layer(build, layer)
+        layer if layer.origin is None or number in passing
+        else compressed_layer(build, layer, options.compression, options.level)
         for number, layer in enumerate(state.layers)
     ))
 
 
-def _compressed_layer(build: Build, layer: BuiltLayer) -> BuiltLayer:
-    fixed = [
-        ("the layer", str(layer.diff_id)),
-        ("the compression", f"{build.options.compression} {build.options.level}"),
-    ]
-    made = build.derived("compress", fixed, lambda: (_deflated(build, layer), layer.diff_id))
+def compressed_layer(build: Build, layer: BuiltLayer, compression: str, level: int | None) -> BuiltLayer:
+    fixed = [("the layer", str(layer.diff_id)), ("the compression", f"{compression} {level}")]
+    made = build.derived(
+        "compress", fixed, lambda: (_deflated(build, layer, Compression(compression), level), layer.diff_id)
+    )
     return replace(layer, descriptor=made.descriptor)
 
 
-def _deflated(build: Build, layer: BuiltLayer) -> Descriptor:
-    store, compression = build.engine.store, Compression(build.options.compression)
+def _deflated(build: Build, layer: BuiltLayer, compression: Compression, level: int | None) -> Descriptor:
+    store = build.engine.store
     with store.ingest() as ingest, build.engine.layers_store.open_tar(layer.diff_id) as tar:
-        out = deflate(ingest, compression, build.options.level)
+        out = deflate(ingest, compression, level)
         while chunk := tar.read(1 << 20):
             out.write(chunk)
         out.finish()
@@ -144,6 +141,8 @@ def _config(build: Build, state: StageState) -> ImageConfig:
     document["config"] = config
     document["rootfs"] = {"type": "layers", "diff_ids": list(state.diff_ids)}
     document["history"] = [dict(line) for line in state.history]
+    if any(spot.kind == "inline" for spot in build.options.cache_to):
+        document[INLINE] = inline_document(build, state.diff_ids)
     return ImageConfig.build(document)
 
 

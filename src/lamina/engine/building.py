@@ -7,16 +7,17 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lamina.build.arguments import platform_arguments, unused
 from lamina.build.cache import BuildCache, StepRecord
-from lamina.build.configuration import DEFAULT_PATH
+from lamina.build.configuration import with_path
 from lamina.build.context import Context, Files
 from lamina.build.filedigests import FileDigests
+from lamina.build.inherited import insist_shapes
 from lamina.build.instruction import Instruction
 from lamina.build.layered import Layered
 from lamina.build.report import Stage as Progress
@@ -25,16 +26,18 @@ from lamina.build.stages import Stage, Stages, split_stages
 from lamina.build.syntax import Dockerfile, parse, parse_trigger
 from lamina.content.lease import Lease
 from lamina.engine.buildcontexts import open_context
+from lamina.engine.buildexchange import ImportedCache, export_cache, open_caches
 from lamina.engine.buildimage import named, write_documents
 from lamina.engine.buildmounts import MountSource
 from lamina.engine.buildoptions import BuildOptions, BuiltImage
 from lamina.engine.buildstage import StageBuilder
 from lamina.engine.buildstate import BaseImage, BuiltLayer, StageState, history_of
-from lamina.errors import InvalidInput, LaminaError
+from lamina.errors import InvalidInput, LaminaError, Unsupported
 from lamina.image import Image
 from lamina.oci.config import chain_ids
 from lamina.oci.descriptor import Descriptor, Platform
 from lamina.oci.digest import Digest
+from lamina.oci.manifest import Manifest
 from lamina.oci.reference import Reference
 from lamina.values import replace
 
@@ -52,30 +55,66 @@ class Cancelled(Exception):
 
 
 def build(
-    engine: Engine, context: Context, options: BuildOptions, report: StepReport = unheard
+    engine: Engine, context: Context, options: BuildOptions, report: StepReport = unheard, *,
+    stdout: BinaryIO | None = None,
 ) -> BuiltImage:
     """The caller opens and closes the context. Nothing has a name before all of it is there.
+
+    ``stdout`` is for outputs that go there.
 
     Raises ``DockerfileError``, ``StepFailed``, ``SourceNotFound``, and what keeps a base from being had.
     """
     assert options.text is not None, "whoever opens the context reads the Dockerfile"
+    _insist_sensible(engine, options)
     names = tuple(Reference.parse(tag).with_default_tag().canonical for tag in options.tags)
     dockerfile = parse(options.text, name=options.dockerfile or "Dockerfile")
     with Lease(engine.store.state, "build") as lease, ExitStack() as stack:
         digests = stack.enter_context(FileDigests(engine.root))
+        imports = open_caches(engine, options.cache_from, report)
         builds = []
         for platform in options.platforms or (engine.platform,):
-            made = Build(engine, context, options, dockerfile, lease, digests, report, platform)
+            made = Build(engine, context, options, dockerfile, lease, digests, report, platform, imports)
             stack.callback(made.finish)
             builds.append((made, write_documents(made, made.run())))
         root, manifest = named(builds, options)
-        engine.store.record(root, names=names, manifest=manifest)
+        _deliver(engine, options, root, manifest, names, stdout)
+        for target in options.cache_to:
+            export_cache(builds, target)
         return BuiltImage(
-            id=manifest.config.digest if len(builds) == 1 else root.digest, digest=root.digest, names=names,
+            id=manifest.config.digest if len(builds) == 1 else root.digest, root=root, names=names,
             steps=sum(each.steps for each, _ in builds), cached=sum(each.hits for each, _ in builds),
             size=sum(layer.size for layer in manifest.layers), merged=sum(each.merged for each, _ in builds),
             warnings=tuple(dict.fromkeys(text for each, _ in builds for text in each.warnings)),
         )
+
+
+def _insist_sensible(engine: Engine, options: BuildOptions) -> None:
+    """What can be known to fail before any work is done."""
+    is_merging = options.is_squashed or options.is_squashed_all
+    if is_merging and not engine.settings.experimental:
+        raise Unsupported(
+            '--squash: the settings say "experimental": false; set it to true, or leave it out, to squash'
+        )
+    if (is_merging or options.layers_at) and any(spot.kind == "inline" for spot in options.cache_to):
+        raise InvalidInput(
+            "--cache-to type=inline: a squashed image lacks its steps' layers; use type=registry,ref=NAME"
+        )
+
+
+def _deliver(
+    engine: Engine, options: BuildOptions, root: Descriptor, manifest: Manifest, names: tuple[str, ...],
+    stdout: BinaryIO | None,
+) -> None:
+    """Names the image, and brings it where else it shall go; if only there, it has no record here."""
+    is_known = engine.store.catalog.with_digest(root.digest) is not None
+    engine.store.record(root, names=names, manifest=manifest)
+    if options.outputs:
+        from lamina.engine.buildoutput import deliver_build
+
+        for output in options.outputs:
+            deliver_build(engine, root, output, names, stdout=stdout)
+    if not (names or is_known or options.keeps_image):
+        engine.store.forget(root.digest, ())
 
 
 class Build:
@@ -83,7 +122,7 @@ class Build:
 
     def __init__(
         self, engine: Engine, context: Context, options: BuildOptions, dockerfile: Dockerfile, lease: Lease,
-        digests: FileDigests, report: StepReport, platform: Platform,
+        digests: FileDigests, report: StepReport, platform: Platform, imports: Sequence[ImportedCache] = (),
     ) -> None:
         self.engine = engine
         self.options = options
@@ -100,6 +139,8 @@ class Build:
             for name in unused(options.arguments, self.stages.declared)
         ]
         self.steps = self.hits = self.merged = 0
+        self.records: dict[str, StepRecord] = {}
+        self._imports = imports
         self._context = context
         self._report = report
         self._started = engine.clock()
@@ -165,19 +206,19 @@ class Build:
             raise failures[0]
 
     def _stage(self, stage: Stage) -> StageState:
-        base = self._base(stage)
+        try:
+            base = self._base(stage)
+        except LaminaError as error:
+            error.add_note(f"{self.dockerfile.name}:{stage.opening.span.first}: {stage.opening.original}")
+            raise
         triggers = self._triggers(base)
         own = {name: value for name, value in base.config.items() if name != "OnBuild"}
         builder = StageBuilder(self, stage, replace(base, config=own))
-        return builder.run((*triggers, *stage.instructions))
+        return builder.run(triggers, stage.instructions)
 
     def _triggers(self, base: StageState) -> tuple[Instruction, ...]:
         """What the base wants done first (ONBUILD); its children's children are spared."""
         texts = base.config.get("OnBuild") or []
-        if not texts:
-            return ()
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise InvalidInput(f"{base.base.name}: its OnBuild is no list of instructions")
         return tuple(parse_trigger(text, name=f"ONBUILD of {base.base.name}") for text in texts)
 
     def finish(self) -> None:
@@ -188,12 +229,12 @@ class Build:
 
     def _base(self, stage: Stage) -> StageState:
         platform = Platform.parse(stage.platform) if stage.platform else self.platform
-        other = self.stages.find(stage.base, stage.number)
+        other = self.stages.named(stage.base, stage.number)
         if other is not None:
             found = self._results[other.number]
             return replace(found, is_command_own=False)
         if stage.base.lower() == _SCRATCH and stage.base not in self.options.contexts:
-            config = {"Env": [f"PATH={DEFAULT_PATH}"], "WorkingDir": "/"}
+            config = with_path({"WorkingDir": "/"})
             return StageState(base=BaseImage(name=_SCRATCH), platform=platform, config=config)
         return self._image(stage.base, platform, stage.label)
 
@@ -214,6 +255,7 @@ class Build:
             record = creating.image_for(self.engine, name, pull, platform)
             self.lease.hold([record.descriptor.digest, record.manifest, record.config])
             image: Image = images.load_record(self.engine, record)
+            insist_shapes(image.config.execution, name)
             self.lease.hold([*image.config.diff_ids, *(each.descriptor.digest for each in image.layers)])
         layers = tuple(
             BuiltLayer(descriptor=layer.descriptor, diff_id=layer.diff_id) for layer in image.layers
@@ -221,8 +263,9 @@ class Build:
         document = image.config.document
         base = BaseImage(name=name, digest=str(image.descriptor.digest), document=document)
         return StageState(
-            base=base, platform=image.config.platform, config=dict(image.config.execution), layers=layers,
-            history=history_of(document, len(layers)), author=str(document.get("author") or ""),
+            base=base, platform=image.config.platform, config=with_path(image.config.execution),
+            layers=layers, history=history_of(document, len(layers)),
+            author=str(document.get("author") or ""),
         )
 
     def files_for(self, name: str, stage: Stage) -> tuple[Files, str]:
@@ -234,12 +277,18 @@ class Build:
             return MountSource(files=self._context)
         other = self.stages.find(name, stage.number)
         if other is not None:
-            state = self._results[other.number]
+            state = self._result(other, name)
         elif name in self.options.contexts and not self.options.contexts[name].startswith(_IMAGE_CONTEXT):
             return MountSource(files=self._named_context(name))
         else:
             state = self._image(name, self.platform, stage.label)
         return MountSource(files=self.layered(state.layers), layers=state.layers, chain=state.chain)
+
+    def _result(self, stage: Stage, name: str) -> StageState:
+        """Only a trigger of a base can name a stage that nobody saw coming."""
+        if stage.number not in self._results:
+            raise InvalidInput(f"ONBUILD: --from={name} names a stage that the target does not need")
+        return self._results[stage.number]
 
     def _named_context(self, name: str) -> Context:
         with self.alone_with(f"context {name}"):
@@ -327,7 +376,7 @@ class Build:
         """Only if its layer is here still; leased before that is looked at."""
         if stage is not None and self.is_uncached(stage):
             return None
-        record = self.cache.find(key)
+        record = self.cache.find(key) or self._imported(key)
         if record is None:
             return None
         if record.layer is not None and record.diff_id is not None:
@@ -337,11 +386,24 @@ class Build:
                 return None
         with self._lock:
             self._used.append(key)
+            self.records[key] = record
             self.hits += stage is not None
         return record
 
+    def _imported(self, key: str) -> StepRecord | None:
+        """From a cache that lies elsewhere, verified before it is believed, and here from now on."""
+        for source in self._imports:
+            found = source.fetch(key, self.lease)
+            if found is not None:
+                self.cache.add(found)
+                return found
+        return None
+
     def remember(self, record: StepRecord) -> None:
         self.cache.add(record)
+        with self._lock:
+            self.records[record.key] = record
+            self._used.append(record.key)  # now: it was made at the epoch, if there is one
 
     def is_uncached(self, stage: Stage) -> bool:
         names = {stage.name, str(stage.number)}
@@ -407,9 +469,8 @@ class Build:
             self.say(step, Progress.BEGUN, title, reason=reason)
             try:
                 yield
-            except Cancelled:
-                raise
             except BaseException as error:
+                self.insist_going()  # it may have failed because of that
                 self.say(step, Progress.FAILED, title, text=str(error), seconds=time.monotonic() - began)
                 raise
             self.say(step, Progress.DONE, title, seconds=time.monotonic() - began)
@@ -419,6 +480,7 @@ class Build:
         with self._lock:
             self._killers.append(kill)
         try:
+            self.insist_going()
             yield
         finally:
             with self._lock:
@@ -431,7 +493,7 @@ class Build:
         for kill in killers:
             try:
                 kill()
-            except LaminaError:
+            except (LaminaError, OSError):
                 continue
 
     def insist_going(self) -> None:

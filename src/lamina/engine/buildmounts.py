@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -22,7 +21,9 @@ from lamina.build.checksum import digest_selection
 from lamina.build.configuration import directory
 from lamina.build.instruction import RunMount
 from lamina.build.selection import whole_tree
+from lamina.engine.buildclaims import claim, is_empty
 from lamina.engine.buildcopy import Gathered, Part, write_copy
+from lamina.engine.buildsnapshots import snapshot
 from lamina.errors import InvalidInput, NotFound, Unsupported
 from lamina.runtime.plan import mount_documents
 from lamina.runtime.volume import ContainerMount, MountKind
@@ -106,12 +107,13 @@ class Mounts:
     def prepared(self) -> Iterator[Prepared]:
         found = Prepared()
         with ExitStack() as stack:
+            claimed = self._claim_caches(stack)
             for number, mount in enumerate(self._mounts):
                 match mount.type:
                     case "bind":
                         found.documents.append(self._bind(number, mount, stack))
                     case "cache":
-                        found.documents.append(self._cache(number, mount, stack))
+                        found.documents.append(self._cache(mount, claimed[number]))
                     case "tmpfs":
                         found.documents.append(self._tmpfs(mount))
                     case "secret":
@@ -129,7 +131,8 @@ class Mounts:
 
     def _bind(self, number: int, mount: RunMount, stack: ExitStack) -> dict[str, Any]:
         source = self._sources[number]
-        subpath = mount.source.strip("/")
+        # Through the symlinks that are there, as after a chroot into it (CVE-2024-1753).
+        subpath = source.files.resolve(mount.source.strip("/")) or ""
         layers = source.layers
         if layers is None:
             part = self._parts[number]
@@ -141,13 +144,7 @@ class Mounts:
     def _image(
         self, mount: RunMount, layers: tuple[BuiltLayer, ...], subpath: str, stack: ExitStack
     ) -> dict[str, Any]:
-        build = self._build
-        driver = build.engine.driver
-        chain = build.chain_of(layers)
-        key = f"buildmount-{os.urandom(16).hex()}"
-        with build.engine.store.state.transaction():
-            mounts = driver.view(key, chain) if mount.is_read_only else driver.prepare(key, chain)
-        stack.callback(driver.remove, key)
+        _key, mounts = stack.enter_context(snapshot(self._build, layers, is_view=mount.is_read_only))
         asked = ContainerMount(
             kind=MountKind.IMAGE, target=self._target(mount), is_read_only=mount.is_read_only, subpath=subpath
         )
@@ -163,22 +160,42 @@ class Mounts:
 
     # -- caches
 
-    def _cache(self, number: int, mount: RunMount, stack: ExitStack) -> dict[str, Any]:
-        """A name may be anything: only its hash becomes one on the disk (CVE-2024-9675)."""
-        if number in self._sources:
-            raise Unsupported(f"--mount={mount.raw}: a cache that begins with files is not there yet")
+    def _claim_caches(self, stack: ExitStack) -> dict[int, Path]:
+        """Always in the order of their names: no two commands wait for each other. Private ones never wait.
+
+        A cache that is mounted twice is claimed once, by the stricter word.
+        """
+        asked: dict[tuple[str, str, int], list[int]] = {}
+        for number, mount in enumerate(self._mounts):
+            if mount.type == "cache":
+                if number in self._sources:
+                    raise Unsupported(f"--mount={mount.raw}: a cache that begins with files is not there yet")
+                is_private = mount.sharing == "private"
+                key = (self._name(mount), "private" if is_private else "", number if is_private else -1)
+                asked.setdefault(key, []).append(number)
+        claimed: dict[int, Path] = {}
+        for name, sharing, _ in sorted(asked):
+            numbers = asked[name, sharing, _]
+            is_locked = any(self._mounts[number].sharing == "locked" for number in numbers)
+            home = self._build.engine.root / CACHES / name
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            how = sharing or ("locked" if is_locked else "shared")
+            claimed |= dict.fromkeys(numbers, claim(home, how, stack, self._build.insist_going))
+            os.utime(home)
+        return claimed
+
+    def _name(self, mount: RunMount) -> str:
+        """An id may be anything: only its hash becomes a name on the disk (CVE-2024-9675)."""
         name = mount.id or self._target(mount)
-        name = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
-        home = self._build.engine.root / CACHES / name
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        place = _claimed(home, mount.sharing, stack)
-        os.utime(home)
+        return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+
+    def _cache(self, mount: RunMount, place: Path) -> dict[str, Any]:
         asked = ContainerMount(
             kind=MountKind.BIND, target=self._target(mount), source=str(place),
             is_read_only=mount.is_read_only,
         )
         document: dict[str, Any] = {"mount": asked.to_json()}
-        if not any(place.iterdir()):
+        if is_empty(place):
             document["owner"] = (mount.uid or 0, mount.gid or 0)
             document["mode"] = _CACHE_MODE if mount.mode is None else mount.mode
         return document
@@ -218,7 +235,7 @@ class Mounts:
 
         number = len(found.documents)
         target = directory(self._config, mount.target or f"/run/buildkit/ssh_agent.{number}")
-        place = stack.enter_context(forwarded(agent))
+        place = stack.enter_context(forwarded(self._build.engine.root, agent))
         asked = ContainerMount(kind=MountKind.BIND, target=target, source=str(place))
         found.documents.append({
             "mount": asked.to_json(), "owner": (mount.uid or 0, mount.gid or 0),
@@ -232,22 +249,3 @@ def file_document(target: str, data: bytes, *, mode: int, owner: tuple[int, int]
     asked = ContainerMount(kind=MountKind.FILE, target=target, is_read_only=True)
     content = base64.b64encode(data).decode()
     return {"mount": asked.to_json(), "content": content, "owner": owner, "mode": mode}
-
-
-def _claimed(home: Path, sharing: str, stack: ExitStack) -> Path:
-    """``shared``: the one directory. ``locked``: alone. ``private``: one that nobody uses now."""
-    number = 0
-    while True:
-        place = home / f"{number}"
-        place.mkdir(mode=_CACHE_MODE, exist_ok=True)
-        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        stack.callback(os.close, descriptor)
-        if sharing != "private":
-            fcntl.flock(descriptor, fcntl.LOCK_EX if sharing == "locked" else fcntl.LOCK_SH)
-            return place
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            number += 1
-        else:
-            return place

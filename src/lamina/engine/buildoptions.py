@@ -6,9 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 
 from lamina.errors import InvalidInput, NotFound
-from lamina.oci.descriptor import Platform
+from lamina.oci.descriptor import Descriptor, Platform
 from lamina.oci.digest import Digest
 from lamina.values import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.engine.buildexchange import CacheSpot
+    from lamina.engine.buildoutput import Output
 
 _MAX_SECRET = 500 << 10  # what docker takes
 
@@ -99,12 +104,20 @@ class BuildOptions:
     has_provenance: bool = True
     epoch: int | None = None
     is_rewriting: bool | None = None
+    outputs: tuple[Output, ...] = ()
+    cache_from: tuple[CacheSpot, ...] = ()
+    cache_to: tuple[CacheSpot, ...] = ()
     is_squashed: bool = False
     is_squashed_all: bool = False
     compression: str = "none"
     level: int | None = None
     layers_at: tuple[int, ...] = ()
     workers: int = 0
+
+    @property
+    def keeps_image(self) -> bool:
+        """Whether the image stays in the store under its ID alone: not if it only goes elsewhere."""
+        return not self.outputs or any(output.needs_store for output in self.outputs)
 
     @property
     def latest(self) -> int | None:
@@ -116,20 +129,25 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltImage:
-    """``steps`` counts those that make layers or could; ``cached`` of them came from the cache.
+    """``root`` is what the names point at: a manifest, or an index.
 
-    ``id`` is the image ID, or for several platforms the index' digest. ``merged`` counts the layers that
-    squashing or grouping took into others.
+    ``steps`` counts those that make layers or could; ``cached`` of them came from the cache. ``id`` is the
+    image ID, or for several platforms the index' digest. ``merged`` counts the layers that squashing or
+    grouping took into others.
     """
 
     id: Digest
-    digest: Digest
+    root: Descriptor
     names: tuple[str, ...]
     steps: int
     cached: int
     size: int
     merged: int = 0
     warnings: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> Digest:
+        return self.root.digest
 
 
 def pairs_of(texts: Sequence[str], option: str) -> dict[str, str]:

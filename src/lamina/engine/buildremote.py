@@ -72,7 +72,7 @@ def _download(build: Build, add: Add, url: str) -> RemoteSource:
             seen = _remote(build.engine).fetch(url, out, checksum=checksum).seen
         os.chmod(file, _DOWNLOAD_MODE)
         if seen.mtime is not None:
-            os.utime(file, ns=(seen.mtime, seen.mtime))
+            os.utime(file, (seen.mtime, seen.mtime))
         return _part(add, directory, file, seen.name or "download", stack)
 
     return RemoteSource(url=url, ingredient=f"{url} {digest}", fetch=fetch)

@@ -1,16 +1,18 @@
 """One RUN: its command in a container that has no name and no row, on a snapshot of the stage so far.
 
 The container's directory is locked from its making to its removal, so that whoever finds it unlocked knows
-that this process died; ``prune`` then takes both the directory and the snapshot.
+that this process died, and with it the command. ``prune`` then takes the directory.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,11 +21,11 @@ from lamina.engine import starting
 from lamina.engine.committing import stubs
 from lamina.errors import Unavailable
 from lamina.oci.digest import Digest
+from lamina.runtime.aftermath import clean_up, is_begun
 from lamina.runtime.container import Container, ContainerDirectory
 from lamina.runtime.frames import FrameReader, Kind
 from lamina.runtime.launch import is_single_threaded, launch
 from lamina.runtime.options import ContainerOptions
-from lamina.snapshot.snapshotter import SnapshotNotFound
 from lamina.values import dataclass, replace
 
 if TYPE_CHECKING:
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
 
 # The same on every machine: what a command writes must not depend on where it ran.
 HOSTNAME = "lamina-build"
-SNAPSHOT_PREFIX = "build-"
 _END_SECONDS = 30.0
+_STEP = 0.005
 _NO_IMAGE = Digest.of(b"")
 
 
@@ -60,52 +62,83 @@ class Ended:
 
 @contextmanager
 def ran(
-    engine: Engine, parent: str, command: Command, output: Callable[[bytes, bool], None],
+    engine: Engine, snapshot: str, command: Command, output: Callable[[bytes, bool], None],
     watch: Callable[[Callable[[], None]], AbstractContextManager[None]],
 ) -> Iterator[Ended]:
-    """Runs to the end. ``parent`` is a committed snapshot; ``output`` gets what comes, and whether on stderr.
+    """Runs to the end. ``snapshot`` is the key of an active one, whose owner the caller remains.
+
+    ``output`` gets what comes, and whether on stderr.
 
     ``watch`` gets what kills the command from another thread, for the time of its run.
     Raises what kept the command from being started.
     """
-    container = _container(engine, parent, command)
+    container = _container(engine, snapshot, command)
     directory = ContainerDirectory(engine.root, container.id)
-    driver = engine.driver
-    with directory.made() as lock:
+    with _made(directory) as lock:
         try:
-            with engine.store.state.transaction():
-                driver.prepare(container.snapshot, parent)
-            with watch(lambda: _kill(directory)):
-                code, error, notes = _run(engine, container, directory, lock, command, output)
+            code, error, notes = _run(engine, container, directory, lock, command, output, watch)
             yield Ended(
-                exit_code=code, error=error, driver=driver, snapshot=container.snapshot,
+                exit_code=code, error=error, driver=engine.driver, snapshot=snapshot,
                 stubs=stubs(directory), notes=notes,
             )
         finally:
-            with contextlib.suppress(SnapshotNotFound):
-                driver.remove(container.snapshot)
+            _await_lock(directory, lock)
+            if is_begun(directory.path):  # the monitor was killed
+                clean_up(directory.path)
             directory.discard()
 
 
-def _container(engine: Engine, parent: str, command: Command) -> Container:
+@contextmanager
+def _made(directory: ContainerDirectory) -> Iterator[int]:
+    """With a lock that may be let go before the block ends."""
+    with directory.made() as first:
+        lock = os.dup(first)
+    try:
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _await_lock(directory: ContainerDirectory, lock: int) -> None:
+    """Nobody else has it when the monitor has ended, of which we may not know the number: it was started by
+    a call that was interrupted, perhaps.
+    """
+    path = directory.path / "lock"
+    deadline = time.monotonic() + _END_SECONDS
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as ours:
+        os.dup2(ours.fileno(), lock, inheritable=False)
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise _still_there() from None
+            time.sleep(_STEP)
+        else:
+            return
+
+
+def _container(engine: Engine, snapshot: str, command: Command) -> Container:
     number = os.urandom(32).hex()
     return Container(
-        id=number, name=f"{SNAPSHOT_PREFIX}{number[:12]}", image=_NO_IMAGE, image_name="", config=_NO_IMAGE,
-        platform=str(engine.platform), driver=engine.driver.name, snapshot=f"{SNAPSHOT_PREFIX}{number}",
-        parent=parent, created=engine.clock(), execution=command.execution, options=command.options,
+        id=number, name=f"build-{number[:12]}", image=_NO_IMAGE, image_name="", config=_NO_IMAGE,
+        platform=str(engine.platform), driver=engine.driver.name, snapshot=snapshot,
+        parent="", created=engine.clock(), execution=command.execution, options=command.options,
     )
 
 
 def _run(
     engine: Engine, container: Container, directory: ContainerDirectory, lock: int, command: Command,
     output: Callable[[bytes, bool], None],
+    watch: Callable[[Callable[[], None]], AbstractContextManager[None]],
 ) -> tuple[int, str, tuple[str, ...]]:
     plan, notes = starting.plan_of(engine, container, None)
-    plan = replace(plan, volumes=tuple(command.mounts))
+    plan = replace(plan, volumes=tuple(command.mounts), is_for_client=True)
     ours, theirs = socket.socketpair()
     monitor = -1
     try:
-        with ours:
+        # When our end is closed, or shut, the monitor kills the command: whatever happens here.
+        with ours, watch(lambda: ours.shutdown(socket.SHUT_RDWR)):
             with theirs:
                 if is_single_threaded():
                     engine.store.state.release()
@@ -113,9 +146,6 @@ def _run(
             with contextlib.suppress(ProcessLookupError):  # it has ended already
                 monitor = os.pidfd_open(directory.read_state().monitor)
             code, error = _listen(ours, output)
-    except BaseException:
-        _kill(directory)
-        raise
     finally:
         if monitor >= 0:
             _await(monitor)
@@ -133,21 +163,16 @@ def _listen(connection: socket.socket, output: Callable[[bytes, bool], None]) ->
     raise Unavailable("the command's monitor was killed before it could say how the command ended")
 
 
-def _kill(directory: ContainerDirectory) -> None:
-    """Somebody interrupts the build, or what it does with the output failed."""
-    from lamina.engine.stopping import kill_everything
-
-    state = directory.read_state()
-    if state.is_live and state.pid:
-        kill_everything(state)
-
-
 def _await(monitor: int) -> None:
     """It undoes mounts and the network before it goes; what it mounted must not be removed before that."""
     try:
         poller = select.poll()
         poller.register(monitor, select.POLLIN)
         if not poller.poll(_END_SECONDS * 1000):
-            raise Unavailable(f"the command's monitor did not end within {_END_SECONDS:.0f} s")
+            raise _still_there()
     finally:
         os.close(monitor)
+
+
+def _still_there() -> Unavailable:
+    return Unavailable(f"the command's monitor did not end within {_END_SECONDS:.0f} s")

@@ -40,12 +40,13 @@ from lamina.build.selection import Place
 from lamina.build.stages import Stage
 from lamina.engine.buildcopy import Gathered, gather, owner_of, write_copy, write_directories
 from lamina.engine.buildmounts import Mounts, file_document
-from lamina.engine.buildremote import is_remote, remote_source
+from lamina.engine.buildplatform import insist_runnable
 from lamina.engine.buildrun import HOSTNAME, ran
 from lamina.engine.buildrun import Command as RunCommand
+from lamina.engine.buildsnapshots import snapshot
 from lamina.engine.buildstate import BuiltLayer, Origin, StageState
 from lamina.errors import Denied, InvalidInput, LaminaError
-from lamina.oci.config import History
+from lamina.oci.config import MAX_HISTORY, History
 from lamina.oci.descriptor import Descriptor
 from lamina.runtime.options import ContainerOptions
 from lamina.values import replace
@@ -53,10 +54,12 @@ from lamina.values import replace
 if TYPE_CHECKING:
     from lamina.build.layered import Layered
     from lamina.engine.building import Build
+    from lamina.engine.buildremote import RemoteSource
     from lamina.engine.layering import Fill
 
 _SCRIPT = "/dev/pipes"
 _TAIL = 4096
+_STEPS = Run | Copy | Add | Workdir
 
 
 class StepFailed(LaminaError):
@@ -80,16 +83,30 @@ class StageBuilder:
         self.state = state
         self._scope = Scope(
             given=build.options.arguments, outer=build.stages.outer,
-            environment=environment(state.config),
+            arguments=state.arguments, environment=environment(state.config),
         )
+        self._file = build.dockerfile.name
         self._position = 0
         self._total = 1
         self._layered: tuple[str, Layered] | None = None
 
-    def run(self, instructions: tuple[Instruction, ...]) -> StageState:
-        """Raises :class:`StepFailed`, and whatever else is wrong with a note of the line."""
-        self._total = 1 + sum(isinstance(each, Run | Copy | Add | Workdir) for each in instructions)
+    def run(
+        self, triggers: tuple[Instruction, ...], instructions: tuple[Instruction, ...]
+    ) -> StageState:
+        """What the base wants done comes first. Raises :class:`StepFailed`, and whatever else is wrong with a
+        note of the line.
+        """
+        self._file = f"ONBUILD of {self.state.base.name}"
+        self._total = 1 + sum(isinstance(each, _STEPS) for each in (*triggers, *instructions))
         self._position = 1
+        self._perform_all(triggers)
+        self._file = self._build.dockerfile.name
+        self._perform_all(instructions)
+        return self.state
+
+    def _perform_all(self, instructions: tuple[Instruction, ...]) -> None:
+        if len(instructions) + len(self.state.history) > MAX_HISTORY:
+            raise InvalidInput(f"{self._stage.label}: an image's history has at most {MAX_HISTORY} lines")
         for instruction in instructions:
             self._build.insist_going()
             try:
@@ -97,14 +114,13 @@ class StageBuilder:
             except StepFailed:
                 raise
             except InvalidInput as error:
-                raise DockerfileError.at(instruction.span, error, name=self._build.dockerfile.name) from None
+                raise DockerfileError.at(instruction.span, error, name=self._file) from None
             except LaminaError as error:
                 error.add_note(f"{self._where(instruction)}: {instruction.original}")
                 raise
-        return self.state
 
     def _where(self, instruction: Instruction) -> str:
-        return f"{self._build.dockerfile.name}:{instruction.span.first}"
+        return f"{self._file}:{instruction.span.first}"
 
     def _perform(self, instruction: Instruction) -> None:
         escape = self._build.dockerfile.escape
@@ -113,6 +129,7 @@ class StageBuilder:
             case Arg(pairs=pairs):
                 for name, default in pairs:
                     self._scope = self._scope.declare(name, default)
+                self.state = replace(self.state, arguments=self._scope.arguments)
                 self._note(told(filled, self.state.config) if filled.original else "ARG", self.state.config)
             case Run():
                 self._run(filled)
@@ -170,16 +187,13 @@ class StageBuilder:
         word = "COPY" if isinstance(copy, Copy) else "ADD"
         files, where = build.files_for(source, self._stage)
         place = Place(word, where)
-        remote = [
-            remote_source(build, copy, each)
-            for each in copy.sources if isinstance(copy, Add) and is_remote(each)
-        ]
+        remote = _remote_sources(build, copy) if isinstance(copy, Add) else []
         gathered = gather(copy, files, build.digests, place=place, remote=remote)
         work = directory(self.state.config, ".")
         parts = ingredients(word, [
             ("the step before it", "" if copy.is_link else self.state.chain),
             *gathered.fixed,
-            ("the destination", f"{work} {copy.destination}"), ("the owner", copy.chown),
+            ("the working directory", work), ("the destination", copy.destination), ("the owner", copy.chown),
             ("the mode", copy.chmod),
             ("the flags", f"{copy.is_link} {keeps_parents} {bool(source)}"),
             *build.fixed,
@@ -216,6 +230,7 @@ class StageBuilder:
         ], arguments=arguments, variables=self._scope.environment)
 
         def execute(step: int) -> Descriptor | None:
+            insist_runnable(self.state.platform, build.engine.platform)
             return self._executed(step, run, words, scripts, variables, mounts, network)
 
         self._layer(run, parts, told_run(words, arguments), execute)
@@ -247,7 +262,6 @@ class StageBuilder:
         mounts: Mounts, network: str,
     ) -> Descriptor | None:
         build, options = self._build, self._build.options
-        parent = build.chain_of(self.state.layers)
         tail = bytearray()
 
         def output(data: bytes, is_error: bool) -> None:
@@ -274,7 +288,10 @@ class StageBuilder:
                 is_privileged=run.security == "insecure", has_health_check=False, log_driver="none",
                 hostname="" if network == "host" else HOSTNAME,
             ))
-            with ran(build.engine, parent, command, output, build.watch) as ended:
+            with (
+                snapshot(build, self.state.layers) as (key, _),
+                ran(build.engine, key, command, output, build.watch) as ended,
+            ):
                 build.insist_going()
                 for note in ended.notes:
                     build.note(note)
@@ -337,6 +354,12 @@ class StageBuilder:
 
     def _below(self) -> Layered | None:
         return self._build.layered(self.state.layers) if self.state.layers else None
+
+
+def _remote_sources(build: Build, add: Add) -> list[RemoteSource]:
+    from lamina.engine.buildremote import is_remote, remote_source
+
+    return [remote_source(build, add, each) for each in add.sources if is_remote(each)]
 
 
 def _told_copy(copy: Copy | Add) -> str:

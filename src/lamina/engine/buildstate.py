@@ -43,7 +43,10 @@ class BaseImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageState:
-    """``changed`` is when the last step that made something was done, seconds since the epoch."""
+    """``changed`` is when the last step that made something was done, seconds since the epoch.
+
+    ``arguments`` are those declared so far: a stage that begins with this one knows them too.
+    """
 
     base: BaseImage
     platform: Platform
@@ -53,6 +56,7 @@ class StageState:
     author: str = ""
     changed: float = 0.0
     is_command_own: bool = False
+    arguments: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def diff_ids(self) -> tuple[Digest, ...]:

@@ -23,7 +23,11 @@ from lamina.oci.digest import Digest
 if TYPE_CHECKING:
     import socket
 
+    from lamina.build.context import Context
+    from lamina.build.report import StepReport
     from lamina.content.collect import Finding
+    from lamina.engine.buildcache import CacheRecord, PrunedCache
+    from lamina.engine.buildoptions import BuildOptions, BuiltImage
     from lamina.engine.containers import Seen
     from lamina.engine.copying import Copied
     from lamina.engine.describing import ContainerSummary, Process, UsageMeter
@@ -198,6 +202,45 @@ class Engine:
         from lamina.engine import housekeeping
 
         housekeeping.discard(self, content, layers)
+
+    # -- builds
+
+    def build(
+        self, context: Context | Path | str, options: BuildOptions | None = None, *,
+        report: StepReport | None = None, stdin: BinaryIO | None = None, stdout: BinaryIO | None = None,
+    ) -> BuiltImage:
+        """``context`` is a directory, a URL or ``-``, or open with its Dockerfile in ``options.text``.
+
+        Raises ``DockerfileError``, ``StepFailed``, and what keeps a base from being had.
+        """
+        from lamina.build.report import unheard
+        from lamina.engine import building
+        from lamina.engine.buildcontexts import opened_context
+        from lamina.engine.buildoptions import BuildOptions
+
+        asked = options or BuildOptions()
+        if not isinstance(context, Path | str):
+            return building.build(self, context, asked, report or unheard, stdout=stdout)
+        with opened_context(self, str(context), asked, stdin) as (opened, asked):
+            return building.build(self, opened, asked, report or unheard, stdout=stdout)
+
+    def build_cache(self) -> tuple[CacheRecord, ...]:
+        """Steps and cache mounts; the one used last comes first."""
+        from lamina.engine import buildcache
+
+        return buildcache.records(self)
+
+    def prune_builds(
+        self, *, all_records: bool = False, filters: Mapping[str, Sequence[str]] | None = None,
+        keep: int | None = None,
+    ) -> PrunedCache:
+        """Of the build cache what is not in use, the least recently used first, down to ``keep`` bytes.
+
+        With ``all_records`` also steps whose layers an image has.
+        """
+        from lamina.engine import buildcache
+
+        return buildcache.prune(self, all_records=all_records, filters=filters or {}, keep=keep)
 
     # -- images in and out
 

@@ -25,7 +25,7 @@ from lamina.content.collect import (
 )
 from lamina.content.ingest import claim
 from lamina.content.lease import live_content
-from lamina.engine import containers, images, removing
+from lamina.engine import buildsnapshots, containers, images, removing
 from lamina.engine.containers import Seen
 from lamina.engine.filters import check_filters
 from lamina.engine.lookup import find_image
@@ -129,6 +129,14 @@ def _volume_usage(engine: Engine) -> UsageRow:
     return UsageRow(type="Local Volumes", total=total, active=active, size=size, reclaimable=reclaimable)
 
 
+def _cache_usage(engine: Engine) -> UsageRow:
+    from lamina.engine import buildcache
+
+    used = buildcache.usage(engine)
+    return UsageRow(type="Build Cache", total=used.total, active=used.active, size=used.size,
+                    reclaimable=used.reclaimable)
+
+
 def remove(engine: Engine, name: str, *, force: bool, prune: bool) -> tuple[Removed, ...]:
     """A name goes; with its last name the image goes, and with it every layer that no other image has."""
     forget_gone(engine)
@@ -161,10 +169,11 @@ def drop_unnamed(engine: Engine, record: ImageRecord) -> None:
         _delete(engine, current)
 
 
-def discard(engine: Engine, content: Iterable[Digest], layers: Iterable[Digest]) -> None:
+def discard(engine: Engine, content: Iterable[Digest], layers: Iterable[Digest]) -> int:
+    """The bytes that went."""
     store = engine.store
-    sweep(store, lambda: image_roots(store), engine.clock(), grace=float("-inf"), among=set(content))
-    _remove_layers(engine, layers)
+    swept = sweep(store, lambda: image_roots(store), engine.clock(), grace=float("-inf"), among=set(content))
+    return swept.freed + sum(each.size for each in _remove_layers(engine, layers))
 
 
 def usage(engine: Engine) -> tuple[UsageRow, ...]:
@@ -184,7 +193,7 @@ def usage(engine: Engine) -> tuple[UsageRow, ...]:
                  size=live, reclaimable=live - kept),
         _container_usage(engine),
         _volume_usage(engine),
-        UsageRow(type="Build Cache", total=0, active=0, size=0, reclaimable=0),
+        _cache_usage(engine),
         UsageRow(type="Leftovers", total=leftovers.count, active=0, size=leftovers.size,
                  reclaimable=leftovers.size),
     )
@@ -341,7 +350,7 @@ def _config(engine: Engine, record: ImageRecord) -> ImageConfig:
 def _leftovers(engine: Engine) -> _Leftovers:
     store = engine.store
     roots = image_roots(store)
-    live_layers = diff_ids_of(engine, roots)
+    live_layers = diff_ids_of(engine, roots) | live_content(store.state)
     return _Leftovers(
         blobs=unreachable(store, roots, engine.clock()),
         layers=[
@@ -352,7 +361,7 @@ def _leftovers(engine: Engine) -> _Leftovers:
             (info.key, size)
             for driver in engine.drivers()
             for info, size in unused_snapshots(driver, live_chains(engine, roots))
-        ],
+        ] + [(info.key, driver.usage(info.key).size) for driver, info in buildsnapshots.abandoned(engine)],
         ingests=_dead_ingests(engine),
         unfinished=[
             *engine.layers_store.leftovers(), *removing.abandoned(engine),
@@ -443,7 +452,8 @@ def _sweep_leftovers(engine: Engine) -> list[Removed]:
     if swept.blobs:
         removed.append(Removed(kind=Removal.DELETED, subject=f"{len(swept.blobs)} blobs", size=swept.freed))
     keep = live_chains(engine, image_roots(store))
-    freed = sum(drop_unused(driver, keep) for driver in engine.drivers())
+    freed = buildsnapshots.sweep(engine)
+    freed += sum(drop_unused(driver, keep) for driver in engine.drivers())
     if freed:
         removed.append(Removed(kind=Removal.DELETED, subject="unused snapshots", size=freed))
     removed += _remove_layers(engine, [diff_id for diff_id, _size in leftovers.layers])

@@ -171,6 +171,13 @@ def unpack_layers(engine: Engine, layers: Sequence[tuple[Descriptor, Digest]]) -
         _learn(engine.store, unpacker.finish([diff_id for _, diff_id in layers]), silent)
 
 
+def receive_layer(engine: Engine, descriptor: Descriptor, diff_id: Digest) -> None:
+    """A layer whose blob is here, verified against its diff id and indexed. Raises ``DiffIDMismatch``."""
+    with engine.unpacker(silent) as unpacker:
+        unpacker.submit(descriptor, diff_id, engine.store.arrived(descriptor))
+        _learn(engine.store, unpacker.wait([diff_id]), silent)
+
+
 def _learn(store: LocalStore, layers: Sequence[ReceivedLayer], report: Report) -> None:
     with store.state.transaction():
         for received in layers:

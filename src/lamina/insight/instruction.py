@@ -5,6 +5,14 @@ from __future__ import annotations
 import re
 
 from lamina.oci.config import History
+from lamina.oci.descriptor import Descriptor
+
+# What a build of ours writes on each layer's descriptor: the Dockerfile, its lines (``3`` or ``3-5``), the
+# instruction, the base's manifest digest, and the names of the arguments that it could see.
+BUILD = "io.lamina.build."
+DOCKERFILE, LINES, INSTRUCTION, BASE, ARGUMENTS = (
+    f"{BUILD}{name}" for name in ("dockerfile", "lines", "instruction", "base", "arguments")
+)
 
 # The classic builder put instructions that run nothing behind a shell comment.
 _NOP = re.compile(r"^/bin/sh -c #\(nop\)\s*")
@@ -22,6 +30,12 @@ def instruction_of(line: History | None) -> str:
     if line is None:
         return ""
     return clean(line.created_by) or line.comment.strip()
+
+
+def place_of(layer: Descriptor) -> str:
+    """``Dockerfile:3-5``, where a build of ours says so; else empty."""
+    notes = layer.annotations
+    return f"{notes[DOCKERFILE]}:{notes[LINES]}" if DOCKERFILE in notes and LINES in notes else ""
 
 
 def clean(created_by: str) -> str:

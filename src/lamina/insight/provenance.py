@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lamina.image import Image
-from lamina.insight.instruction import instruction_of
+from lamina.insight.instruction import instruction_of, place_of
 from lamina.layer.entry import Kind
 from lamina.layer.tree import Hider, Reason, Trace, Tree
 from lamina.oci.digest import Digest
@@ -47,6 +47,7 @@ class Version:
     size: int
     hidden_by: int
     reason: Reason | None
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,7 @@ class Deletion:
 class Blame:
     """The highest layer that has a path. ``deleted_by`` is set if the union does not show it any more.
 
+    ``place`` is where in which Dockerfile that is, ``Dockerfile:3-5``, if the build wrote it down.
     ``hides`` are the lower versions, the highest first. A hard link has the kind and size of its file.
     """
 
@@ -75,6 +77,7 @@ class Blame:
     size: int
     hides: tuple[Version, ...]
     deleted_by: Deletion | None
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +135,7 @@ def blame(image: Image, tree: Tree, path: str) -> Blame | None:
         size=top.entry.size,
         hides=tuple(reversed(versions)),
         deleted_by=None if top.hidden_by is None else _deletion(image, top.hidden_by),
+        place=place_of(image.layers[top.layer].descriptor),
     )
 
 
@@ -175,6 +179,7 @@ def _version(image: Image, trace: Trace, above: Trace) -> Version:
         size=trace.entry.size,
         hidden_by=above.layer if hider is None else hider.layer,
         reason=None if hider is None else hider.reason,
+        place=place_of(image.layers[trace.layer].descriptor),
     )
 
 

@@ -53,6 +53,9 @@ class InvalidDescriptor(InvalidInput):
     pass
 
 
+_SYSTEMS = ("linux", "windows", "darwin", "freebsd")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
     """What an image runs on. ``str()`` gives ``linux/arm64/v8``."""
@@ -69,6 +72,8 @@ class Platform:
         if not all(re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", part) for part in parts) or len(parts) > 3:
             raise InvalidInput(f"{text!r}: not a platform (expected os/architecture[/variant])")
         if len(parts) == 1:
+            if parts[0] in _SYSTEMS:
+                raise InvalidInput(f"{text!r}: no architecture (expected {parts[0]}/amd64, say)")
             parts = ["linux", *parts]
         architecture, variant = normalise_architecture(parts[1], parts[2] if len(parts) == 3 else "")
         return cls(os=parts[0], architecture=architecture, variant=variant)

@@ -6,11 +6,13 @@ Done by the monitor in its own mount namespace, so that all of it goes with the 
 from __future__ import annotations
 
 import base64
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lamina.errors import InvalidInput
 from lamina.runtime.binding import bind_subpath
 from lamina.runtime.plan import read_mounts
 from lamina.runtime.volume import ContainerMount
@@ -32,23 +34,45 @@ def bring_layers(directory: Path, mount: ContainerMount, asked: Mapping[str, Any
     return part
 
 
-def bring_file(directory: Path, _mount: ContainerMount, asked: Mapping[str, Any]) -> Path:
+def bring_file(directory: Path, asked: Mapping[str, Any], *, has_single_id: bool = False) -> Path:
     """On a tmpfs that only the monitor and the container see: a secret never lies on a disk."""
+    place = _place(_memory(directory), "file")
+    place.write_bytes(base64.b64decode(asked["content"]))
+    dress(place, asked, has_single_id=has_single_id)
+    return place
+
+
+def keep_in_memory(directory: Path, name: str) -> None:
+    """What is written to this file of the container's is seen here only, and on no disk."""
+    place = _memory(directory) / name
+    place.touch(mode=0o600)
+    (directory / name).touch(mode=0o600)
+    syscalls.mount(str(place), str(directory / name), "", syscalls.MS_BIND)
+
+
+def _memory(directory: Path) -> Path:
     memory = directory / _MEMORY
     if not memory.exists():
         memory.mkdir(mode=0o700)
         syscalls.mount("tmpfs", str(memory), "tmpfs", 0, "mode=0711,size=64m")
-    place = _place(memory, "file")
-    place.write_bytes(base64.b64decode(asked["content"]))
-    dress(place, asked)
-    return place
+    return memory
 
 
-def dress(path: Path, asked: Mapping[str, Any]) -> None:
-    """Gives it the owner and the mode that were asked for, by the container's numbers."""
+def dress(path: Path, asked: Mapping[str, Any], *, has_single_id: bool = False) -> None:
+    """Gives it the owner and the mode that were asked for, by the container's numbers.
+
+    Where there is one id only, everything is its, and whoever the command takes itself for may use it.
+    """
     owner = asked.get("owner")
-    if owner is not None:
-        os.chown(path, owner[0], owner[1], follow_symlinks=False)
+    if owner is not None and not has_single_id:
+        try:
+            os.chown(path, owner[0], owner[1], follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise InvalidInput(
+                f"{owner[0]}:{owner[1]}: beyond the ids that this user may give to containers (/etc/subuid)"
+            ) from None
     if asked.get("mode") is not None:
         os.chmod(path, asked["mode"])
 

@@ -278,6 +278,8 @@ class Monitor:
                 others |= checks.sources()
                 self._relay.wait(timeout, others)
                 self._reap(pid, checks.pid)
+                if self._plan.is_for_client and not self._relay.has_first:
+                    self._kill(pid)
                 if not deadline:
                     checks.advance()
                     if pid in self._statuses:
@@ -287,6 +289,11 @@ class Monitor:
             os.close(end)
             self._relay.close_streams()
         return self._statuses.pop(pid)
+
+    def _kill(self, pid: int) -> None:
+        """As long as its status is not taken, the number is its own."""
+        if pid not in self._statuses:
+            os.kill(pid, signal.SIGKILL)
 
     def _tell_health(self, health: dict[str, Any]) -> None:
         self._state = replace(self._state, health=health)

@@ -17,9 +17,10 @@ from lamina.values import asdict, dataclass, field
 class Plan:
     """``mounts`` are the driver's instructions for the root filesystem. ``shared`` are namespaces of others.
 
-    ``is_input_once``: the container's input ends with the first client's. ``network`` and ``volumes`` are
-    what those rooms need, in their own words: a volume is a ``mount``, and perhaps ``layers`` (instructions
-    for mounting its source), ``content`` (base64) or an ``owner`` and a ``mode`` that its source is to have.
+    ``is_for_client``: nobody but the first client wants the container. When that one goes it is killed, and
+    its document, which may hold secrets, lies in memory. ``network`` and ``volumes`` are what those rooms
+    need, in their own words: a volume is a ``mount``, and perhaps ``layers`` (instructions for mounting its
+    source), ``content`` (base64) or an ``owner`` and a ``mode`` that its source is to have.
     """
 
     root: str
@@ -34,6 +35,7 @@ class Plan:
     cgroup: str = ""
     init: str = ""
     console: tuple[int, int] | None = None
+    is_for_client: bool = False
 
     @property
     def directory(self) -> ContainerDirectory:
@@ -41,7 +43,8 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         document: dict[str, Any] = {
-            name: getattr(self, name) for name in ("root", "runtime", "seccomp", "cgroup", "init", "console")
+            name: getattr(self, name)
+            for name in ("root", "runtime", "seccomp", "cgroup", "init", "console", "is_for_client")
         }
         return {
             **document,

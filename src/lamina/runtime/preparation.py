@@ -101,6 +101,10 @@ class Preparation:
             for namespace in self._document["linux"]["namespaces"]:
                 if namespace["type"] == "network":
                     namespace["path"] = self._ahead.namespace
+        if self._plan.is_for_client:
+            from lamina.runtime.bringing import keep_in_memory  # noqa: PLC0415 - steps of a build
+
+            keep_in_memory(self._directory, "config.json")
         _write(self._directory / "config.json", json.dumps(self._document))
 
     def abandon_network(self) -> None:
@@ -155,7 +159,7 @@ class Preparation:
             security=parse_security(options.security, is_privileged=options.is_privileged),
             cgroup=self._cgroup_path(), has_cgroup2=_has_cgroup2(),
             is_user_namespace=not identity.is_initial,
-            has_single_id=identity.ownership is Ownership.SINGLE, owned=capabilities.own(),
+            has_single_id=self._has_single_id, owned=capabilities.own(),
             init=self._plan.init,
         )
 
@@ -227,6 +231,10 @@ class Preparation:
         for file, text in texts.items():
             _write(self._directory / file, text)
 
+    @property
+    def _has_single_id(self) -> bool:
+        return self._plan.identity.ownership is Ownership.SINGLE
+
     def _asked_mounts(self) -> list[dict[str, Any]]:
         return [
             self._asked_mount(ContainerMount.from_json(each["mount"]), each) for each in self._plan.volumes
@@ -238,13 +246,15 @@ class Preparation:
         if mount.kind in (MountKind.IMAGE, MountKind.FILE):
             from lamina.runtime.bringing import bring_file, bring_layers  # noqa: PLC0415 - steps of a build
 
-            bring = bring_layers if mount.kind is MountKind.IMAGE else bring_file
-            return oci_mount(mount, str(bring(self._directory, mount, asked)))
+            if mount.kind is MountKind.IMAGE:
+                return oci_mount(mount, str(bring_layers(self._directory, mount, asked)))
+            place = bring_file(self._directory, asked, has_single_id=self._has_single_id)
+            return oci_mount(mount, str(place))
         if mount.kind is MountKind.BIND:
             if "owner" in asked:
                 from lamina.runtime.bringing import dress  # noqa: PLC0415 - as above
 
-                dress(Path(mount.source), asked)
+                dress(Path(mount.source), asked, has_single_id=self._has_single_id)
             if mount.creates_source and not os.path.lexists(mount.source):
                 Path(mount.source).mkdir(parents=True, exist_ok=True)
             if not os.path.lexists(mount.source):

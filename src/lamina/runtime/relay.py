@@ -116,6 +116,11 @@ class Relay:
             self._end_input()
 
     @property
+    def has_first(self) -> bool:
+        """Whether who came with the start is there still."""
+        return any(client.is_first for client in self.clients)
+
+    @property
     def is_drained(self) -> bool:
         return not self._outputs
 

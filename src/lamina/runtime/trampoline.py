@@ -37,9 +37,12 @@ def is_available() -> bool:
 
 
 def program(machine: str) -> bytes:
-    """An ELF executable: header, one loadable segment, code (elf(5))."""
     number, text = _CODE[machine]
-    code = bytes.fromhex(text)
+    return executable(number, bytes.fromhex(text))
+
+
+def executable(number: int, code: bytes) -> bytes:
+    """An ELF file for the machine of that number: header, one loadable segment, code (elf(5))."""
     size = _HEADERS + len(code)
     identity = b"\x7fELF\x02\x01\x01" + bytes(9)
     header = struct.pack(

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 
 from lamina.oci.digest import Digest
-from lamina.snapshot.snapshotter import SnapshotInfo, SnapshotInUse, SnapshotKind, Snapshotter
+from lamina.snapshot.snapshotter import (
+    SnapshotInfo,
+    SnapshotInUse,
+    SnapshotKind,
+    SnapshotNotFound,
+    Snapshotter,
+)
 
 
 def snapshots_of_layer(driver: Snapshotter, diff_id: Digest) -> list[SnapshotInfo]:
@@ -47,8 +54,15 @@ def unused_snapshots(driver: Snapshotter, keep: Collection[str]) -> list[tuple[S
 
 
 def drop_unused(driver: Snapshotter, keep: Collection[str]) -> int:
-    """Removes what :func:`unused_snapshots` names; returns the bytes freed."""
-    return sum(_remove(driver, info) for info, _size in unused_snapshots(driver, keep))
+    """Removes what :func:`unused_snapshots` names; returns the bytes freed.
+
+    What somebody has put something on meanwhile stays, and what is under that.
+    """
+    freed = 0
+    for info, _size in unused_snapshots(driver, keep):
+        with contextlib.suppress(SnapshotInUse, SnapshotNotFound):
+            freed += _remove(driver, info)
+    return freed
 
 
 def _remove(driver: Snapshotter, info: SnapshotInfo) -> int:

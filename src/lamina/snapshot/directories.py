@@ -52,8 +52,8 @@ class Directories:
             if path.name in rows:
                 continue
             with _locked(path) as is_ours:
-                # A row may have come between the look and the lock.
-                if is_ours and path.name not in known():
+                # A row may have come between the look and the lock, or who removes it may be done.
+                if is_ours and path.name not in known() and path.exists():
                     yield path, trees.measure(path).size
 
     def sweep(self, known: Callable[[], Collection[str]]) -> int:

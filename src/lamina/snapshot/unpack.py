@@ -101,6 +101,13 @@ class Unpacker:
         Raises the first error of any layer. Answers with the layers that were unpacked now, or whose
         blob is new; :meth:`LayerStore.facts` knows the others.
         """
+        received = self.wait(diff_ids)
+        if diff_ids:
+            self._driver.commit_layers(diff_ids)
+        return received
+
+    def wait(self, diff_ids: Sequence[Digest]) -> Sequence[ReceivedLayer]:
+        """As :meth:`finish`, for layers that make no stack yet."""
         for diff_id in dict.fromkeys(diff_ids):
             task = self._tasks.get(diff_id)
             if task is not None:
@@ -109,8 +116,6 @@ class Unpacker:
                     raise self._error
             elif not self._is_here(diff_id):
                 raise LayerMissing(f"{diff_id}: this layer was not submitted, and is not unpacked here")
-        if diff_ids:
-            self._driver.commit_layers(diff_ids)
         wanted = set(diff_ids)
         pairs = [(task.blob.digest, diff_id) for diff_id, task in self._tasks.items()] + self._also
         return tuple(self._received(blob, diff_id) for blob, diff_id in pairs if diff_id in wanted)

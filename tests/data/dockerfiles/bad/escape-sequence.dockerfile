@@ -1,0 +1,2 @@
+FROM a
+[31mRUN x

@@ -1,0 +1,3 @@
+FROM a
+COPY --link \
+  --keep-git-dir a b

@@ -1,0 +1,6 @@
+
+
+   FROM a
+	RUN	b
+ COPY	a		b   c  
+CMD x

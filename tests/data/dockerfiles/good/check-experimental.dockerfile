@@ -1,0 +1,2 @@
+# check=experimental=InvalidDefinitionDescription;skip=
+FROM a

@@ -1,0 +1,3 @@
+# unknown=directive
+# syntax=not-any-more
+FROM a

@@ -1,0 +1,5 @@
+# a comment ends them
+# escape=`
+FROM a
+RUN b \
+  c

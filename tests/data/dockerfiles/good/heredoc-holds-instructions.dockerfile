@@ -1,0 +1,8 @@
+FROM a
+RUN <<EOF
+FROM b
+RUN <<INNER
+# comment
+\
+EOF
+CMD x

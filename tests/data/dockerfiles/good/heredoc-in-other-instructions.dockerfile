@@ -1,0 +1,4 @@
+FROM a
+CMD cat <<EOF
+ENV A=<<EOF
+LABEL b="<<EOF"

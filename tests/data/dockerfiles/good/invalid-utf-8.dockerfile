@@ -1,0 +1,3 @@
+FROM a
+LABEL name="café"
+RUN echo ÿþ

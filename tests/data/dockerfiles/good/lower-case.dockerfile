@@ -1,0 +1,3 @@
+from alpine:3 as base
+run echo hi
+cmd ["sh"]

@@ -1,0 +1,3 @@
+FROM a
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+SHELL ["powershell", "-command"]

@@ -1,0 +1,4 @@
+FROM a
+LABEL név="árvíztűrő" 名前=値
+COPY datei mit /ziel/
+RUN echo 🐳

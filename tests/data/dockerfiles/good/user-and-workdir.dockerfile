@@ -1,0 +1,8 @@
+FROM a
+USER 1000:1000
+USER "$user"
+WORKDIR /a b/c
+WORKDIR relative
+STOPSIGNAL SIGTERM
+STOPSIGNAL 9
+MAINTAINER Somebody <some@example.com>

@@ -1,0 +1,4 @@
+FROM a
+VOLUME /data
+VOLUME /a /b
+VOLUME ["/c d", "/e"]

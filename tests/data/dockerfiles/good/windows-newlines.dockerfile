@@ -1,0 +1,8 @@
+# syntax=docker/dockerfile:1
+# escape=\
+FROM a
+RUN one \
+  two
+RUN <<EOF
+three
+EOF
