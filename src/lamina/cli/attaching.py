@@ -78,9 +78,9 @@ def terminal_size() -> tuple[int, int] | None:
     return None
 
 
-def insist_terminal() -> None:
+def insist_terminal(option: str = "--tty") -> None:
     if not os.isatty(0):
-        raise UsageError("--tty: standard input is no terminal; leave out -t, or run this in one")
+        raise UsageError(f"{option}: standard input is no terminal; leave it out, or run this in one")
 
 
 @contextmanager

@@ -96,6 +96,8 @@ def _add_results(parser: VerbParser) -> None:
     parser.flag("-q", "--quiet", about="no progress; print the image's ID")
     parser.value("--progress", metavar="KIND", default="", choices=PROGRESS,
                  about="auto, plain, tty, quiet or rawjson (also BUILDKIT_PROGRESS)")
+    parser.value("--on-error", metavar="ACT", choices=("fail", "shell"), default="fail",
+                 about="shell: open a shell in what a failed RUN left (needs a terminal)")
     parser.flag("--explain", about="say in the end of every step why it was, or was not, in the cache")
     parser.flag("--check", about="build nothing; say what in the Dockerfile may well be a mistake")
     parser.value("--iidfile", metavar="FILE", default="", about="write the image's ID there")

@@ -14,6 +14,7 @@ from lamina.cli.verbs import Verb
 from lamina.errors import InvalidInput, LaminaError
 
 if TYPE_CHECKING:
+    import socket
     from typing import Any
 
     from lamina.build.context import Context
@@ -75,10 +76,13 @@ class _Course:
     def run(self, progress: BuildProgress, *, explains: bool) -> None:
         dockerfile = self._parsed()
         self._insist_clean(dockerfile)
+        options = self._options
+        if self._arguments.on_error == "shell":
+            options = self._with_shell(progress)
         try:
             with progress:
                 image = self._engine.build(
-                    self._context, self._options, report=progress, stdout=self._output(),
+                    self._context, options, report=progress, stdout=self._output(),
                 )
         except LaminaError as error:
             self._explain(error, dockerfile)
@@ -90,6 +94,22 @@ class _Course:
         self._keep(image, progress)
         self._tell(image)
         self._warn(dockerfile, image)
+
+    def _with_shell(self, progress: BuildProgress) -> BuildOptions:
+        from lamina.cli.attaching import insist_terminal, raw_terminal, relay_attached, terminal_size
+        from lamina.values import replace
+
+        insist_terminal("--on-error shell")
+
+        def open_shell(connection: socket.socket) -> tuple[int, str]:
+            progress.make_way()
+            self._say_lines(["The command failed. This is a shell in what it left; the build ends with it."])
+            self._session.flush()
+            with raw_terminal():
+                ended = relay_attached(connection, sends_input=True, is_terminal=True, keys=b"")
+            return ended or (0, "")
+
+        return replace(self._options, on_error=open_shell, console=terminal_size())
 
     def _parsed(self) -> Dockerfile:
         from lamina.build.failure import DockerfileError

@@ -88,6 +88,11 @@ class BuildProgress:
     def __exit__(self, *exc: object) -> None:
         self._drawing.close()
 
+    def make_way(self) -> None:
+        """The terminal is somebody else's for a while."""
+        with self._lock:
+            self._drawing.close()
+
     def __call__(self, event: StepEvent) -> None:
         with self._lock:
             self._draw(event, self._step(event) if event.number else None)

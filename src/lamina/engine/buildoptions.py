@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lamina.engine.buildexchange import CacheSpot
     from lamina.engine.buildoutput import Output
+    from lamina.engine.buildrun import Listen
 
 _MAX_SECRET = 500 << 10  # what docker takes
 
@@ -71,6 +72,7 @@ class BuildOptions:
     ``dockerfile`` is a path inside the context unless it is absolute; ``text`` is one that was read already.
     ``contexts`` are further ones by name: a directory, or ``docker-image://NAME``. ``agents`` are sockets by
     id. ``layers_at`` are lines after which a layer ends (see ``docs/build.md``).
+    ``on_error`` has the connection with a shell in what a failed RUN left; ``console`` is a terminal's size.
     Several ``platforms`` make an index of one image each.
     """
 
@@ -113,6 +115,8 @@ class BuildOptions:
     level: int | None = None
     layers_at: tuple[int, ...] = ()
     workers: int = 0
+    on_error: Listen | None = None
+    console: tuple[int, int] | None = None
 
     @property
     def keeps_image(self) -> bool:

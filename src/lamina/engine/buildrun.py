@@ -14,7 +14,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lamina.engine import starting
@@ -37,6 +37,8 @@ HOSTNAME = "lamina-build"
 _END_SECONDS = 30.0
 _STEP = 0.005
 _NO_IMAGE = Digest.of(b"")
+# Of a connection with a command's monitor: its exit code, and what went wrong.
+Listen = Callable[[socket.socket], tuple[int, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,26 +64,29 @@ class Ended:
 
 @contextmanager
 def ran(
-    engine: Engine, snapshot: str, command: Command, output: Callable[[bytes, bool], None],
+    engine: Engine, snapshot: str, command: Command, listen: Listen,
     watch: Callable[[Callable[[], None]], AbstractContextManager[None]],
+    console: tuple[int, int] | None = None,
 ) -> Iterator[Ended]:
     """Runs to the end. ``snapshot`` is the key of an active one, whose owner the caller remains.
 
-    ``output`` gets what comes, and whether on stderr.
-
-    ``watch`` gets what kills the command from another thread, for the time of its run.
-    Raises what kept the command from being started.
+    ``listen`` has the connection until the command's end (see :func:`listening`). ``watch`` gets what kills
+    the command from another thread, for the time of its run. In the block the command has ended, and its
+    network is being undone. Raises what kept the command from being started.
     """
     container = _container(engine, snapshot, command)
     directory = ContainerDirectory(engine.root, container.id)
-    with _made(directory) as lock:
+    with _made(directory) as lock, ExitStack() as monitor:
         try:
-            code, error, notes = _run(engine, container, directory, lock, command, output, watch)
+            code, error, notes = _run(
+                engine, container, directory, lock, command, listen, watch, console, monitor
+            )
             yield Ended(
                 exit_code=code, error=error, driver=engine.driver, snapshot=snapshot,
                 stubs=stubs(directory), notes=notes,
             )
         finally:
+            monitor.close()
             _await_lock(directory, lock)
             if is_begun(directory.path):  # the monitor was killed
                 clean_up(directory.path)
@@ -129,27 +134,28 @@ def _container(engine: Engine, snapshot: str, command: Command) -> Container:
 
 def _run(
     engine: Engine, container: Container, directory: ContainerDirectory, lock: int, command: Command,
-    output: Callable[[bytes, bool], None],
-    watch: Callable[[Callable[[], None]], AbstractContextManager[None]],
+    listen: Listen, watch: Callable[[Callable[[], None]], AbstractContextManager[None]],
+    console: tuple[int, int] | None, monitor: ExitStack,
 ) -> tuple[int, str, tuple[str, ...]]:
-    plan, notes = starting.plan_of(engine, container, None)
+    """``monitor`` waits for the end of that when it is closed."""
+    plan, notes = starting.plan_of(engine, container, console)
     plan = replace(plan, volumes=tuple(command.mounts), is_for_client=True)
     ours, theirs = socket.socketpair()
-    monitor = -1
-    try:
-        # When our end is closed, or shut, the monitor kills the command: whatever happens here.
-        with ours, watch(lambda: ours.shutdown(socket.SHUT_RDWR)):
-            with theirs:
-                if is_single_threaded():
-                    engine.store.state.release()
-                _pid, more = launch(plan, lock, theirs)
-            with contextlib.suppress(ProcessLookupError):  # it has ended already
-                monitor = os.pidfd_open(directory.read_state().monitor)
-            code, error = _listen(ours, output)
-    finally:
-        if monitor >= 0:
-            _await(monitor)
+    # When our end is closed, or shut, the monitor kills the command: whatever happens here.
+    with ours, watch(lambda: ours.shutdown(socket.SHUT_RDWR)):
+        with theirs:
+            if is_single_threaded():
+                engine.store.state.release()
+            _pid, more = launch(plan, lock, theirs)
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            monitor.callback(_await, os.pidfd_open(directory.read_state().monitor))
+        code, error = listen(ours)
     return code, error, (*notes, *more)
+
+
+def listening(output: Callable[[bytes, bool], None]) -> Listen:
+    """``output`` gets what comes, and whether on stderr."""
+    return lambda connection: _listen(connection, output)
 
 
 def _listen(connection: socket.socket, output: Callable[[bytes, bool], None]) -> tuple[int, str]:

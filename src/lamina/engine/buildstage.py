@@ -41,7 +41,7 @@ from lamina.build.stages import Stage
 from lamina.engine.buildcopy import Gathered, gather, owner_of, write_copy, write_directories
 from lamina.engine.buildmounts import Mounts, file_document
 from lamina.engine.buildplatform import insist_runnable
-from lamina.engine.buildrun import HOSTNAME, ran
+from lamina.engine.buildrun import HOSTNAME, Ended, listening, ran
 from lamina.engine.buildrun import Command as RunCommand
 from lamina.engine.buildsnapshots import snapshot
 from lamina.engine.buildstate import BuiltLayer, Origin, StageState
@@ -288,24 +288,38 @@ class StageBuilder:
                 is_privileged=run.security == "insecure", has_health_check=False, log_driver="none",
                 hostname="" if network == "host" else HOSTNAME,
             ))
-            with (
-                snapshot(build, self.state.layers) as (key, _),
-                ran(build.engine, key, command, output, build.watch) as ended,
-            ):
-                build.insist_going()
-                for note in ended.notes:
-                    build.note(note)
-                if ended.exit_code or ended.error:
-                    raise StepFailed(
-                        f"RUN {' '.join(run.command.argv)}: "
-                        + (ended.error or f"ended with exit code {ended.exit_code}"),
-                        run.span, ended.exit_code, bytes(tail),
-                    )
-                from lamina.snapshot.changes import write_layer
+            with snapshot(build, self.state.layers) as (key, _):
+                with ran(build.engine, key, command, listening(output), build.watch) as ended:
+                    build.insist_going()
+                    for note in ended.notes:
+                        build.note(note)
+                    failure = _failure(run, ended, bytes(tail))
+                    if failure is None:
+                        return self._written(ended)
+                self._open_shell(key, command)
+                raise failure
 
-                return self._stored(lambda out, builder: write_layer(
-                    ended.driver, ended.snapshot, out, builder, ended.stubs, latest=options.latest,
-                ).tar_size)
+    def _written(self, ended: Ended) -> Descriptor | None:
+        from lamina.snapshot.changes import write_layer
+
+        latest = self._build.options.latest
+        return self._stored(lambda out, builder: write_layer(
+            ended.driver, ended.snapshot, out, builder, ended.stubs, latest=latest,
+        ).tar_size)
+
+    def _open_shell(self, snapshot: str, command: RunCommand) -> None:
+        """In what the command left, with all that it saw, for who wants to look."""
+        build = self._build
+        if build.options.on_error is None:
+            return
+        words = list(shell(self.state.config)[:1])
+        looking = replace(
+            command, execution={**command.execution, "Cmd": words},
+            options=replace(command.options, has_terminal=True, is_interactive=True),
+        )
+        console = build.options.console
+        with ran(build.engine, snapshot, looking, build.options.on_error, build.watch, console):
+            pass
 
     # -- what all that touch files share
 
@@ -354,6 +368,13 @@ class StageBuilder:
 
     def _below(self) -> Layered | None:
         return self._build.layered(self.state.layers) if self.state.layers else None
+
+
+def _failure(run: Run, ended: Ended, tail: bytes) -> StepFailed | None:
+    if not (ended.exit_code or ended.error):
+        return None
+    reason = ended.error or f"ended with exit code {ended.exit_code}"
+    return StepFailed(f"RUN {' '.join(run.command.argv)}: {reason}", run.span, ended.exit_code, tail)
 
 
 def _remote_sources(build: Build, add: Add) -> list[RemoteSource]:
