@@ -8,6 +8,7 @@ import lzma
 import os
 import socket
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -335,3 +336,22 @@ def test_what_may_not_be_read_is_said_in_a_sentence(tmp_path: Path, request: pyt
         assert [each.path for each in listing(opened) if not each.is_sent] == ["dir"]
     if os.getuid():
         (tmp_path / "dir").chmod(0o700)
+
+
+def test_many_threads_see_all_of_it(tmp_path: Path) -> None:
+    """Stages that are built at once: who listed a directory while another did missed what the other had."""
+    tree = {f"d{number % 7}/e/f{number}": str(number) for number in range(400)}
+    with context(tmp_path / "c", tree) as made:
+        wanted = [node.path for node in made.walk()]
+        seen: list[list[str]] = []
+
+        def look() -> None:
+            seen.extend([node.path for node in made.walk()] for _ in range(10))
+
+        threads = [threading.Thread(target=look) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(seen) == 80
+    assert all(each == wanted for each in seen)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from lamina.build.context import Node
+from lamina.build.mode import parse_mode
 from lamina.build.placing import CannotReplace, Nothing, Placing, Source, Writing
 from lamina.layer.entry import Entry, Kind
 
@@ -55,7 +56,7 @@ def test_what_replaces_a_link_is_none() -> None:
 def test_the_destination_is_made_whatever_mode_was_asked_for() -> None:
     found = placed(
         source("", kind=Kind.DIRECTORY, mode=0o755), source("d", kind=Kind.DIRECTORY, mode=0o750), source("d/f"),
-        writing=Writing(mode=0o600, owner=(7, 8)),
+        writing=Writing(mode=parse_mode("600"), owner=(7, 8)),
     )
     assert [found[path].mode for path in ("x", "x/d", "x/d/f")] == [0o755, 0o600, 0o600]
     assert {(found[path].uid, found[path].gid) for path in ("x", "x/d", "x/d/f")} == {(7, 8)}
@@ -73,7 +74,7 @@ def test_directories_below_the_destination_take_what_their_source_says() -> None
 
 
 def test_what_was_packed_keeps_owners_and_modes() -> None:
-    found = placed(source("f"), writing=Writing(mode=0o600, owner=(7, 8)), is_kept=True)
+    found = placed(source("f"), writing=Writing(mode=parse_mode("600"), owner=(7, 8)), is_kept=True)
     assert (found["x/f"].mode, found["x/f"].uid, found["x/f"].gid) == (0o640, 3, 4)
     assert (found["x"].mode, found["x"].uid, found["x"].gid) == (0o755, 7, 8)
 

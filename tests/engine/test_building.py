@@ -378,6 +378,24 @@ def test_a_destination_through_symlinks_stays_inside(builder: Builder) -> None:
     refuses(builder, "FROM base\nCOPY f /loop/x\n", word="symlinks")
 
 
+@pytest.mark.parametrize("name", ["../../x", "..", "a/../../b", "a/.", ".wh.x", "x" * 256])
+def test_documents_whose_names_lead_elsewhere(builder: Builder, name: str) -> None:
+    refuses(builder, f"FROM scratch\nCOPY <<{name} /d/\nhi\n{name}\n")
+
+
+@pytest.mark.parametrize("text", [
+    "COPY f /.wh.d/y", "COPY f /.wh..wh..opq", "WORKDIR /.wh.x/y", f"WORKDIR /{'x' * 256}", f"COPY f /{'ä' * 128}/",
+])
+def test_places_that_no_layer_may_have(builder: Builder, text: str) -> None:
+    refuses(builder, f"FROM scratch\n{text}\n", {"f": ""})
+
+
+def test_things_that_are_no_files(builder: Builder) -> None:
+    os.mkfifo(builder.place / "fifo")
+    built = builder.build("FROM scratch\nCOPY fifo /a\nADD fifo /b/\n")
+    assert builder.members(built)["b/fifo"].isfifo()
+
+
 # -- archives
 
 

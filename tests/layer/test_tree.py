@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+import sys
+import threading
+from collections.abc import Iterable, Iterator
 
 import pytest
 from tests.layer.indexed import index_of, index_of_tar, tree_of
@@ -393,3 +395,26 @@ def test_a_hidden_file_is_never_what_a_layer_index_says_of_itself() -> None:
     tree = Tree([index])
     assert [each.diff_id for each in tree.indexes] == [index.diff_id]
     assert tree.lookup(".wh.b", follow=False) is None
+
+
+def test_many_threads_list_all_of_it(switching: None) -> None:
+    """Stages of a build copy from one tree at once; its children are gathered when first asked for."""
+    layer = [directory("d"), *(file(f"d/f{number:04}") for number in range(2000))]
+    for _ in range(5):
+        tree = tree_of(layer)
+        counts: list[int] = []
+        threads = [threading.Thread(target=lambda: counts.append(len(list(tree.listdir("d"))))) for _ in range(4)]  # noqa: B023 - joined below
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert counts == [2000] * 4
+
+
+@pytest.fixture
+def switching() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, Self, runtime_checkable
@@ -133,6 +134,8 @@ class Context:
         self.rules = rules or Rules()
         self._ownership = ownership
         self._on_close = on_close
+        # Stages that are built at once share what is open, and with a descriptor the place in a listing.
+        self._lock = threading.RLock()
         self._directories = OpenDirectories(opened(descriptor))
         self._noted = (
             DirectoryRoot(opened(descriptor), owner=ownership) if ownership is Ownership.IGNORE else None
@@ -202,7 +205,7 @@ class Context:
         found: list[Node] = []
         above = directory + "/" if directory else ""
         try:
-            with os.scandir(self._open_directory(directory)) as entries:
+            with self._lock, os.scandir(self._open_directory(directory)) as entries:
                 for entry in entries:
                     try:
                         status = entry.stat(follow_symlinks=False)
@@ -227,8 +230,9 @@ class Context:
         try:
             if not path:
                 return self._root()
-            directory = self._directories.get(parent)
-            return self._node(path, os.stat(name, dir_fd=directory, follow_symlinks=False))
+            with self._lock:
+                directory = self._directories.get(parent)
+                return self._node(path, os.stat(name, dir_fd=directory, follow_symlinks=False))
         except (FileNotFoundError, NotADirectoryError, PathEscapes):
             return None
         except OSError as error:
@@ -276,7 +280,8 @@ class Context:
         """
         parent, _, name = path.rpartition("/")
         try:
-            descriptor = os.open(name, READ | os.O_NOFOLLOW, dir_fd=self._open_directory(parent))
+            with self._lock:
+                descriptor = os.open(name, READ | os.O_NOFOLLOW, dir_fd=self._open_directory(parent))
         except OSError as error:
             explain(error, path)
         return insist_regular(descriptor, path)
@@ -313,13 +318,14 @@ class Context:
         if not path and self._ownership is None:
             return {}
         parent, _, name = path.rpartition("/")
-        where = f"/proc/self/fd/{self._open_directory(parent)}/{name or '.'}"
         try:
-            names = os.listxattr(where, follow_symlinks=False)
-            return {
-                name: os.getxattr(where, name, follow_symlinks=False)
-                for name in sorted(names) if not name.startswith(_LEFT_XATTRS)
-            }
+            with self._lock:
+                where = f"/proc/self/fd/{self._open_directory(parent)}/{name or '.'}"
+                names = os.listxattr(where, follow_symlinks=False)
+                return {
+                    name: os.getxattr(where, name, follow_symlinks=False)
+                    for name in sorted(names) if not name.startswith(_LEFT_XATTRS)
+                }
         except OSError as error:
             if error.errno in _NO_XATTRS:
                 return {}

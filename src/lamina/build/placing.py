@@ -15,12 +15,14 @@ from typing import BinaryIO, Protocol
 
 from lamina.build.context import Node
 from lamina.build.failure import printable
+from lamina.build.mode import Change
 from lamina.errors import Conflict, InvalidInput
 from lamina.layer.entry import NO_XATTRS, WHITEOUT_PREFIX, Entry, Kind, ancestors
 from lamina.values import dataclass, replace
 
 _MAX_HOPS = 40  # path_resolution(7)
 _DIRECTORY_MODE = 0o755
+_MAX_NAME = 255  # NAME_MAX of Linux' filesystems
 
 
 class CannotReplace(Conflict):
@@ -44,13 +46,13 @@ class Nothing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writing:
-    """``owner`` replaces that of every entry, ``mode`` that of all but symlinks. ``now`` is nanoseconds.
+    """``owner`` replaces that of every entry, ``mode`` changes that of all but symlinks.
 
-    ``keeps_directories``: those that are there stay as they are, as with ``--parents``.
+    ``now`` is nanoseconds. ``keeps_directories``: those that are there stay as they are, for ``--parents``.
     """
 
     owner: tuple[int, int] | None = None
-    mode: int | None = None
+    mode: Change | None = None
     now: int = 0
     keeps_directories: bool = False
 
@@ -101,17 +103,15 @@ class Placing:
 
     def _add(self, source: Source, path: str, is_kept: bool) -> None:
         node = source.node
-        if path.rpartition("/")[2].startswith(WHITEOUT_PREFIX):
-            raise InvalidInput(
-                f"{printable(path)}: in a layer, a name that begins with .wh. removes another file; rename it"
-            )
+        _insist_name(path)
         self._insist_open(path)
         there = self._standing(path)
         is_directory = node.kind is Kind.DIRECTORY
         if there is not None and is_directory is not (there.kind is Kind.DIRECTORY):
             if not is_kept:
                 raise CannotReplace(_kept(path, there, node.kind))
-            self._forget_below(path)
+            if path in self._open:
+                self._forget_below(path)
         elif there is not None and is_directory and (self._writing.keeps_directories or not source.target):
             return
         self._written[path] = self._entry(source, path, Writing() if is_kept else self._writing)
@@ -169,9 +169,10 @@ class Placing:
     def _entry(self, source: Source, path: str, writing: Writing) -> Entry:
         node = source.node
         uid, gid = (node.uid, node.gid) if writing.owner is None else writing.owner
-        mode = writing.mode
-        if mode is None or node.kind is Kind.SYMLINK or not source.target:
-            mode = node.mode  # the destination itself is made, not copied
+        mode = node.mode
+        # The destination itself is made, not copied.
+        if writing.mode is not None and node.kind is not Kind.SYMLINK and source.target:
+            mode = writing.mode(mode, node.kind is Kind.DIRECTORY)
         is_file = node.kind is Kind.FILE
         entry = Entry(
             path, node.kind, mode, uid, gid, node.mtime_ns, node.size if is_file else 0, node.linkname,
@@ -197,9 +198,23 @@ class Placing:
 
     def _new_directory(self, path: str) -> Entry:
         """What archives leave out below the destination is root's, as docker has it."""
+        _insist_name(path)
         is_of_archive = path.startswith(f"{self.place}/") if self.place else bool(path)
         uid, gid = (0, 0) if is_of_archive else self._writing.owner or (0, 0)
         return Entry(path, Kind.DIRECTORY, _DIRECTORY_MODE, uid, gid, self._writing.now)
+
+
+def _insist_name(path: str) -> None:
+    """The last name of a path: those before it are, or were, looked at when they are made."""
+    name = path.rpartition("/")[2]
+    if name.startswith(WHITEOUT_PREFIX):
+        raise InvalidInput(
+            f"{printable(path)}: in a layer, a name that begins with .wh. removes another file; rename it"
+        )
+    if path and name in ("", ".", ".."):
+        raise InvalidInput(f"{printable(path)}: {name!r} is no name of a file")
+    if len(os.fsencode(name)) > _MAX_NAME:
+        raise InvalidInput(f"{printable(name[:40])}…: a name has at most {_MAX_NAME} bytes")
 
 
 def settle(below: Below, path: str) -> str:

@@ -15,6 +15,7 @@ from lamina.build.checksum import Digested, digest_selection
 from lamina.build.context import Files, Node
 from lamina.build.failure import printable
 from lamina.build.instruction import Add, Copy, Heredoc
+from lamina.build.mode import parse_mode
 from lamina.build.pattern import escaped, has_wildcards, unescaped
 from lamina.build.placing import Nothing, Placing, Source, Writing
 from lamina.build.selection import NeedsDirectory, Place, Selected, Selection, names_directory, select
@@ -164,7 +165,7 @@ def write_copy(
     if not destination.startswith("/"):
         destination = f"{directory.rstrip('/')}/{destination}"
     writing = Writing(
-        owner=_owner(copy, below), mode=_mode(copy.chmod), now=now,
+        owner=_owner(copy, below), mode=parse_mode(copy.chmod) if copy.chmod else None, now=now,
         keeps_directories=isinstance(copy, Copy) and copy.keeps_parents,
     )
     placing = Placing(_Below(below), destination, writing)
@@ -252,14 +253,6 @@ def _inline(heredoc: Heredoc, number: int, now: int) -> Source:
         linkname="", rdev=0, device=0, inode=number + 1, ctime_ns=0, links=1,
     )
     return Source(target=heredoc.name, node=node, xattrs=dict, open=lambda: io.BytesIO(data))
-
-
-def _mode(text: str) -> int | None:
-    if not text:
-        return None
-    if text.strip("01234567") or len(text) > 6 or int(text, 8) > 0o7777:
-        raise InvalidInput(f"--chmod: expected a mode in octal such as 755, got {printable(text)!r}")
-    return int(text, 8)
 
 
 def _owner(copy: Copy | Add, below: Layered | None) -> tuple[int, int] | None:

@@ -194,10 +194,11 @@ class Tree:
     def listdir(self, path: str) -> Iterator[Node]:
         """What is in a directory, by name; ``path`` as :meth:`resolve` gives it."""
         if self._children is None:
-            self._children = {}
+            children: dict[str, list[str]] = {}
             for each in self._records:
                 if each:
-                    self._children.setdefault(each.rpartition("/")[0], []).append(each)
+                    children.setdefault(each.rpartition("/")[0], []).append(each)
+            self._children = children  # whole: other threads may list too
         for child in sorted(self._children.get(path, ())):
             if self._visible(child) is not None:
                 yield self._node(child)

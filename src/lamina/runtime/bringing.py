@@ -20,6 +20,8 @@ from lamina.snapshot import syscalls
 from lamina.snapshot.mounting import mount_all
 
 _MEMORY = "brought"
+_DOCUMENT = "config.json"
+_CRUN_STATE = "runtime"
 
 
 def bring_layers(directory: Path, mount: ContainerMount, asked: Mapping[str, Any]) -> Path:
@@ -42,12 +44,17 @@ def bring_file(directory: Path, asked: Mapping[str, Any], *, has_single_id: bool
     return place
 
 
-def keep_in_memory(directory: Path, name: str) -> None:
-    """What is written to this file of the container's is seen here only, and on no disk."""
-    place = _memory(directory) / name
-    place.touch(mode=0o600)
-    (directory / name).touch(mode=0o600)
-    syscalls.mount(str(place), str(directory / name), "", syscalls.MS_BIND)
+def keep_document_in_memory(directory: Path, runtime: str) -> None:
+    """What is written to ``config.json`` is seen here only, and on no disk.
+
+    crun keeps a copy with its state.
+    """
+    if runtime == "crun":
+        (directory / _CRUN_STATE).mkdir(mode=0o700, exist_ok=True)
+        syscalls.mount("tmpfs", str(directory / _CRUN_STATE), "tmpfs", 0, "mode=0700,size=64m")
+    for place in (_memory(directory) / _DOCUMENT, directory / _DOCUMENT):
+        place.touch(mode=0o600)
+    syscalls.mount(str(_memory(directory) / _DOCUMENT), str(directory / _DOCUMENT), "", syscalls.MS_BIND)
 
 
 def _memory(directory: Path) -> Path:

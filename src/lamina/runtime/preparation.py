@@ -102,9 +102,9 @@ class Preparation:
                 if namespace["type"] == "network":
                     namespace["path"] = self._ahead.namespace
         if self._plan.is_for_client:
-            from lamina.runtime.bringing import keep_in_memory  # noqa: PLC0415 - steps of a build
+            from lamina.runtime.bringing import keep_document_in_memory  # noqa: PLC0415 - steps of a build
 
-            keep_in_memory(self._directory, "config.json")
+            keep_document_in_memory(self._directory, self._runtime.name)
         _write(self._directory / "config.json", json.dumps(self._document))
 
     def abandon_network(self) -> None:
@@ -247,9 +247,9 @@ class Preparation:
             from lamina.runtime.bringing import bring_file, bring_layers  # noqa: PLC0415 - steps of a build
 
             if mount.kind is MountKind.IMAGE:
-                return oci_mount(mount, str(bring_layers(self._directory, mount, asked)))
+                return _bound(mount, str(bring_layers(self._directory, mount, asked)))
             place = bring_file(self._directory, asked, has_single_id=self._has_single_id)
-            return oci_mount(mount, str(place))
+            return _bound(mount, str(place))
         if mount.kind is MountKind.BIND:
             if "owner" in asked:
                 from lamina.runtime.bringing import dress  # noqa: PLC0415 - as above
@@ -263,7 +263,7 @@ class Preparation:
                 )
             if mount.chowns:
                 give_to(Path(mount.source), self._user.uid, self._user.gid)
-            return oci_mount(mount)
+            return _bound(mount, mount.source)
         store = VolumeStore(Path(self._plan.root))
         volume = store.get(mount.source)
         if mount.copies_up and not volume.options:
@@ -310,6 +310,11 @@ class Preparation:
         except FileNotFoundError:
             return {}
         return found
+
+
+def _bound(mount: ContainerMount, source: str) -> dict[str, Any]:
+    """Where there is a file, nothing is below it, and crun (1.8) fails on the word for that."""
+    return oci_mount(mount, source, has_recursive_read_only=not os.path.isfile(source))
 
 
 def _real(path: str, destination: str) -> str:
