@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench import containers, fixtures, growth, recipes, squash, startup, table
+from bench import build, containers, fixtures, growth, recipes, squash, startup, table
 from bench.count import count
 
 TOP = Path(__file__).parents[1]
@@ -145,7 +145,7 @@ def test_results_go_between_the_comments_and_nowhere_else():
 
 def test_page_has_a_place_for_the_results():
     page = (TOP / "docs/performance.md").read_text()
-    for name in ("pull", "startup", "squash", "growth", "containers"):
+    for name in ("pull", "startup", "squash", "growth", "containers", "build"):
         assert "| made |" in table.put_between(page, name, "| made |")
 
 
@@ -201,6 +201,63 @@ def test_containers_table_divides_by_its_peers():
     assert "| lamina runc, run, no network / podman | 0.60 | 0.50, met |" in shown
     assert "| lamina runc, create / docker | 1.00 | 1.20, missed |" in shown
     assert "| lamina API, create / docker | 0.10 | 0.10, met |" in shown
+
+
+def test_build_table_divides_by_the_fastest():
+    def taken(*walls):
+        return [sample(wall) for wall in walls]
+
+    shown = build.markdown({
+        "machine": {"cores": 2, "kernel": "6.18", "python": "3.11.2"},
+        "plan": {"rounds": 3, "files": 5_000, "seconds": 1.0},
+        "versions": {"lamina runc": "1", "BuildKit": "20", "buildah": "1"},
+        "figures": {build.COLD: {"lamina runc": taken(1, 1, 9), "BuildKit": taken(2), "buildah": taken(3)},
+                    build.CACHED: {"lamina runc": taken(0.4), "BuildKit": taken(0.5), "buildah": taken(0.2)},
+                    build.CHANGED: {"lamina runc": [sample(1, 200_000_000)]}, build.TOGETHER: {},
+                    build.WITH_NETWORK: {"lamina runc": taken(1.5)}},
+    })
+    assert "| lamina runc | 1.00 s (500 ms) | 400 ms (200 ms) | 1.00 s (500 ms) |  | 200 MB |" in shown
+    assert "| lamina runc, cold / the fastest (BuildKit) | 1.00 | 0.50, met |" in shown
+    assert "| lamina runc, cached / the fastest (buildah) | 1.00 | 2.00, missed |" in shown
+    assert "one file changed /" not in shown
+    assert "| lamina runc, peak memory | 150 MB | 200 MB, missed |" in shown
+    assert "lamina runc, cold, default network: 1.50 s (750 ms)." in shown
+
+
+def test_no_edition_of_what_is_built_has_a_file_of_another(tmp_path):
+    contexts = build.Contexts(place=tmp_path, plan=build.Plan(files=150))
+    found = []
+    for edition in (0, 1):
+        contexts.write(edition)
+        found.append({path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()})
+    assert found[0].keys() == found[1].keys()
+    assert [path for path in found[0] if found[0][path] == found[1][path]] == []
+    assert len(list((contexts.application / "src").rglob("*/*"))) == 150
+    contexts.change(1)
+    after = {path: (tmp_path / path).read_bytes() for path in found[1]}
+    assert len([path for path in after if after[path] != found[1][path]]) == 1
+
+
+@pytest.mark.privileged
+@pytest.mark.compat
+def test_build_measures_every_builder(tmp_path):
+    output = tmp_path / "build.json"
+    few = ["--rounds", "1", "--files", "120", "--seconds", "0.1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.build", "--cache", str(tmp_path), *few, "--output", str(output)],
+        cwd=TOP, capture_output=True, text=True, check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(output.read_text())
+    everybody = {"lamina runc", "lamina embedded", "BuildKit", "docker legacy", "buildah", "podman"}
+    assert document["versions"].keys() == everybody
+    assert {act: set(figures) for act, figures in document["figures"].items()} == {
+        **dict.fromkeys(build.ACTS, everybody), build.WITH_NETWORK: {"lamina runc"},
+    }
+    for figures in document["figures"].values():
+        for name, taken in figures.items():
+            assert [one["cpu"] > 0 and one["peak_private"] > 0 for one in taken] == [True], name
+    assert not list((tmp_path / "scratch-build").iterdir())
 
 
 @pytest.mark.privileged

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from tests.cli.fakes import Command
 
-from lamina.cli.demo import CHAPTERS
+from lamina.cli.demochapters import CHAPTERS
+from lamina.cli.demofiles import compiler
 from lamina.cli.samples import IMAGES, publish, tar_of
 from lamina.content.local import LocalStore
 from lamina.oci.descriptor import Platform
@@ -46,11 +47,48 @@ def test_the_story(tmp_path: Path) -> None:
     assert done.stdout.count("clean") >= 1
     assert "diff one\nC /files\nC /files/file-6\n" in done.stdout
     assert "diff two\nC /files\nA /files/note\n" in done.stdout
-    last = done.stdout.partition("The image stays as it was")[2]
+    last = done.stdout.partition("The image stays as it was")[2].partition("Building an image")[0]
     assert "File 7: the updated version of File 6\n" in last
     assert re.search(r"^Containers +2 +0 ", last, re.MULTILINE)
     assert "rm one two\none\ntwo\n" in last
     assert list(tmp_path.iterdir()) == []
+
+
+def chapter(text: str, title: str) -> str:
+    return re.split(r"^\d+\. ", text.partition(f". {title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+@pytest.mark.privileged
+def test_the_story_of_a_build(tmp_path: Path) -> None:
+    done = demo(tmp_path, "demo")
+    assert (done.returncode, done.stderr) == (0, "")
+    first = chapter(done.stdout, "Building an image")
+    assert first.count("not cached: never built here") == 3
+    assert re.search(r"^ +0 .* base:latest +COPY files /$", first, re.MULTILINE)
+    placed = chapter(done.stdout, "Which line put that file there?")
+    assert "  at     Dockerfile:3\n  hides  layer 1's file, 50kB, by COPY java / (Dockerfile:2)\n" in placed
+    again = chapter(done.stdout, "Building again")
+    assert "COPY java /\n#2 CACHED\n" in again
+    assert "COPY source /\n#3 not cached: app/Hello.java changed\n" in again
+    command = chapter(done.stdout, "Running a command in a build")
+    assert command.count("CACHED") == 2
+    (top,) = re.findall(r"^ +3 .*$", command, re.MULTILINE)
+    assert re.search(r" 1 +0 +0 +- +RUN /bin/javac /app/Hello.java /app/Hello.class$", top)
+    small, _, after = chapter(done.stdout, "Squashing while building").partition("\n$ lamina build --network none")
+    assert len(re.findall(r"^ +\d .*$", small.partition("$ lamina layers")[2].partition("\n\n")[0], re.MULTILINE)) == 2
+    assert re.search(r"^ +0 .* base:latest, .*COPY files /$", small, re.MULTILINE)
+    assert after.count("CACHED") == 3
+
+
+def test_the_compiler_copies_and_tells_when_it_could_not(tmp_path: Path) -> None:
+    program = tmp_path / "javac"
+    program.write_bytes(compiler(os.uname().machine))
+    program.chmod(0o755)
+    (tmp_path / "source").write_text("class Hello {}\n")
+    assert subprocess.run([program, tmp_path / "source", tmp_path / "class"], check=False).returncode == 0
+    assert (tmp_path / "class").read_text() == "class Hello {}\n"
+    assert (tmp_path / "class").stat().st_mode & 0o777 == 0o644
+    assert subprocess.run([program, tmp_path / "missing", tmp_path / "class"], check=False).returncode == 1
 
 
 @pytest.mark.privileged
@@ -70,17 +108,33 @@ def test_where_nothing_can_be_mounted_it_says_why_and_goes_on(tmp_path: Path) ->
     told = done.stdout.partition("12. Containers: a layer of their own\n")[2]
     assert "\nNot here: containers take mounts, and root lacks CAP_SYS_ADMIN here, " in told
     assert "$ lamina create" not in done.stdout
+    assert "\nNot here: containers take mounts, " in chapter(told, "Running a command in a build")
+    assert "RUN" not in told.partition("Squashing while building")[2]
+    assert chapter(told, "Squashing while building").count("CACHED") == 4
     assert "That is all there is to it" in told
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.privileged
+def test_where_no_program_may_run_it_says_why_and_goes_on(tmp_path: Path) -> None:
+    mounting = 'mount -t tmpfs -o noexec tmpfs "$0" && exec "$@"'
+    done = demo(tmp_path, "--storage-driver", "vfs", "demo",
+                before=("unshare", "--mount", "sh", "-c", mounting, str(tmp_path)))
+    assert (done.returncode, done.stderr) == (0, "")
+    told = chapter(done.stdout, "Running a command in a build")
+    assert f"\nNot here: {tmp_path}" in told
+    assert "mounted noexec; TMPDIR chooses another.\n" in told
+    assert chapter(done.stdout, "Squashing while building").count("CACHED") == 4
 
 
 README = Path(__file__).parent.parent.parent / "README.md"
 
 
 def comparable(line: str) -> str:
-    """Without what differs from run to run and from machine to machine: ports, digests of blobs, sizes."""
+    """Without what differs from run to run and from machine to machine: ports, digests, times, sizes."""
     line = re.sub(r"127\.0\.0\.1:\d{5}", "HOST", line)
     line = re.sub(r"[0-9a-f]{64}|[0-9a-f]{12}", "ID", line)
+    line = re.sub(r"DONE \d+\.\ds", "DONE TIME", line)
     return re.sub(r"\d+(\.\d+)?[kM]?B\b", "SIZE", " ".join(line.split()))
 
 
@@ -97,7 +151,8 @@ def test_what_is_kept_can_be_used(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert f"lamina --root {keep}/state images" in done.stdout
     listed = demo(tmp_path, "--root", f"{keep}/state", "images", "--format", "{{.Repository}}")
-    assert {line.partition("/")[2] for line in listed.stdout.splitlines()} == {"demo/app", "demo/worker"}
+    names = {line.partition("/")[2] or line for line in listed.stdout.splitlines()}
+    assert names - {"<none>"} == {"demo/app", "demo/worker", "base", "hello"}
     again = demo(tmp_path, "demo", "--keep", str(keep))
     assert (again.returncode, again.stdout) == (1, "")
     assert "not empty" in again.stderr
