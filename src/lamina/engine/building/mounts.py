@@ -21,9 +21,9 @@ from lamina.build.checksum import digest_selection
 from lamina.build.configuration import directory
 from lamina.build.instruction import RunMount
 from lamina.build.selection import whole_tree
-from lamina.engine.buildclaims import claim, is_empty
-from lamina.engine.buildcopy import Gathered, Part, write_copy
-from lamina.engine.buildsnapshots import snapshot
+from lamina.engine.building.claims import claim, is_empty
+from lamina.engine.building.copying import Gathered, Part, write_copy
+from lamina.engine.building.snapshots import snapshot
 from lamina.errors import InvalidInput, NotFound, Unsupported
 from lamina.runtime.plan import mount_documents
 from lamina.runtime.volume import ContainerMount, MountKind
@@ -31,8 +31,8 @@ from lamina.values import dataclass, field
 
 if TYPE_CHECKING:
     from lamina.build.context import Files
-    from lamina.engine.building import Build
-    from lamina.engine.buildstate import BuiltLayer
+    from lamina.engine.building.build import Build
+    from lamina.engine.building.state import BuiltLayer
 
 CACHES = "buildcaches"
 _SECRET_MODE = 0o400
@@ -156,7 +156,7 @@ class Mounts:
 
         whole = Copy(sources=(".",), destination="/", span=Span(0, 0), original="", keyword="COPY")
         fill = write_copy(whole, Gathered(parts=(part,), heredocs=()), None, "/", 0)
-        return self._build.layer_apart(part.digested.digest, fill)
+        return self._build.memory.layer_apart(part.digested.digest, fill)
 
     # -- caches
 
@@ -180,7 +180,7 @@ class Mounts:
             home = self._build.engine.root / CACHES / name
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
             how = sharing or ("locked" if is_locked else "shared")
-            claimed |= dict.fromkeys(numbers, claim(home, how, stack, self._build.insist_going))
+            claimed |= dict.fromkeys(numbers, claim(home, how, stack, self._build.course.insist_going))
             os.utime(home)
         return claimed
 
@@ -231,7 +231,7 @@ class Mounts:
             if mount.is_required:
                 raise SecretMissing(f"ssh {mount.id}: required here; give --ssh {mount.id}")
             return
-        from lamina.engine.buildagent import forwarded
+        from lamina.engine.building.agent import forwarded
 
         number = len(found.documents)
         target = directory(self._config, mount.target or f"/run/buildkit/ssh_agent.{number}")
