@@ -16,6 +16,7 @@ TYPE_CHECKING = False  # a type checker takes it for true; importing typing woul
 if TYPE_CHECKING:
     from typing import Any
 
+    from lamina.engine.building.options import BuildOptions
     from lamina.engine.engine import Engine
     from lamina.engine.settings import Settings
     from lamina.errors import (
@@ -33,12 +34,15 @@ if TYPE_CHECKING:
     from lamina.oci.descriptor import Descriptor, Platform
     from lamina.oci.digest import Digest
     from lamina.oci.reference import Reference
+    from lamina.runtime.options import ContainerOptions
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Action": "lamina.events",
+    "BuildOptions": "lamina.engine.building.options",
     "Conflict": "lamina.errors",
+    "ContainerOptions": "lamina.runtime.options",
     "Denied": "lamina.errors",
     "Descriptor": "lamina.oci.descriptor",
     "Digest": "lamina.oci.digest",
@@ -58,7 +62,9 @@ _HOMES = {
 
 __all__ = [
     "Action",
+    "BuildOptions",
     "Conflict",
+    "ContainerOptions",
     "Denied",
     "Descriptor",
     "Digest",

@@ -249,7 +249,8 @@ SAMPLES = {
     "--rewrite-timestamp": ("--build-arg", "SOURCE_DATE_EPOCH=1"), "--allow": ("network.host",), "--shm-size": ("1m",),
     "--memory": ("1g",), "--cpus": ("2",), "--cpu-shares": ("9",), "--push": ("-t", "x"),
 }
-ABOUT_THE_OUTPUT = {"--quiet", "--progress", "--explain", "--check", "--iidfile", "--metadata-file"}
+# A terminal is what --on-error is about: tests/privileged/test_build_cli.py has one.
+ABOUT_THE_OUTPUT = {"--quiet", "--progress", "--explain", "--check", "--iidfile", "--metadata-file", "--on-error"}
 
 
 def build_flags() -> list[str]:

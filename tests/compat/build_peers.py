@@ -21,9 +21,9 @@ from tests.compat.peers import PATIENCE, SYSTEM_PATH, program
 
 from lamina.archive.writer import ArchiveWriter
 from lamina.content.memory import MemoryStore
-from lamina.engine.buildcontexts import open_context
-from lamina.engine.building import build
-from lamina.engine.buildoptions import BuildOptions, Secret
+from lamina.engine.building.build import build
+from lamina.engine.building.contexts import open_context
+from lamina.engine.building.options import BuildOptions, Secret
 from lamina.engine.engine import Engine
 from lamina.errors import LaminaError
 from lamina.testing.images import MTIME, directory, file, make_image, make_layer, symlink

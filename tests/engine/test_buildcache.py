@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from lamina.build.cache import BuildCache
 from lamina.content.lease import Lease
-from lamina.engine import buildcache
-from lamina.engine.buildcache import CacheRecord, PrunedCache
-from lamina.engine.buildclaims import claim
-from lamina.engine.buildoptions import BuildOptions, BuiltImage
+from lamina.engine.building import usage as buildcache
+from lamina.engine.building.claims import claim
+from lamina.engine.building.options import BuildOptions, BuiltImage
+from lamina.engine.building.usage import CacheRecord, PrunedCache
 from lamina.engine.engine import Engine
 from lamina.errors import InvalidInput
 from lamina.oci.digest import Digest

@@ -14,7 +14,7 @@ from lamina.build.context import Context
 from lamina.build.instruction import Add
 from lamina.build.selection import Place
 from lamina.build.syntax import parse
-from lamina.engine.buildcopy import gather
+from lamina.engine.building.copying import gather
 from lamina.testing.images import file, tar_of
 
 TAR = tar_of([file("f", b"packed")])

@@ -17,9 +17,9 @@ from tests.engine.conftest import Registry
 
 from lamina.build.remote import ChecksumMismatch
 from lamina.build.report import Stage, StepEvent
-from lamina.engine.buildexchange import CONFIG, parse_cache
-from lamina.engine.buildoptions import BuildOptions, BuiltImage
-from lamina.engine.buildoutput import check_outputs, parse_output
+from lamina.engine.building.exchange import CONFIG, parse_cache
+from lamina.engine.building.options import BuildOptions, BuiltImage
+from lamina.engine.building.output import check_outputs, parse_output
 from lamina.engine.engine import Engine
 from lamina.errors import InvalidInput, LaminaError, NotFound, Unsupported
 from lamina.http.message import Request, Response

@@ -16,7 +16,7 @@ from tests.layer import tarbytes
 from lamina.build.failure import DockerfileError
 from lamina.build.placing import CannotReplace
 from lamina.build.report import Stage, StepEvent
-from lamina.engine.buildoptions import BuildOptions, BuiltImage
+from lamina.engine.building.options import BuildOptions, BuiltImage
 from lamina.engine.engine import Engine
 from lamina.errors import Denied, InvalidInput, LaminaError
 from lamina.image import Image

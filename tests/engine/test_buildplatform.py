@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lamina.engine import buildplatform
+from lamina.engine.building import platform as buildplatform
 from lamina.errors import Unsupported
 from lamina.oci.descriptor import Platform
 

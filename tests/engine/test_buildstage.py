@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lamina.engine import images
-from lamina.engine.buildcontexts import open_context
-from lamina.engine.building import build
-from lamina.engine.buildoptions import BuildOptions
+from lamina.engine.building.build import build
+from lamina.engine.building.contexts import open_context
+from lamina.engine.building.options import BuildOptions
 from lamina.engine.engine import Engine
 
 

@@ -162,3 +162,23 @@ def test_secrets(engine: Engine) -> None:
         ("env-file", "/app/.env", 2), ("github-token", "/app/t", 1), ("github-token", "config.Env[0]", None)]
     assert token not in repr(found.leaks)
     assert json.loads(json.dumps(found.bytes_searched)) > 0
+
+
+def test_the_build_cache_is_searched(both: Engine, tmp_path: Path) -> None:
+    """A step's arguments and layer, and what a cache mount holds."""
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text("FROM scratch\nARG TOKEN\nENV T=$TOKEN\nWORKDIR /w\nCOPY Dockerfile /\n")
+    from lamina.engine.building.options import BuildOptions
+
+    both.build(context, BuildOptions(arguments={"TOKEN": SECRET.decode()}))
+    both.remove("leaky:1")
+    both.prune()
+    mount = both.root / "buildcaches" / ("a" * 64) / "0" / "files"
+    mount.mkdir(parents=True)
+    (mount / "kept").write_bytes(b"x" + SECRET)
+    (mount / "link").symlink_to("kept")
+    found = verify(both, "squashed:1", everywhere=True)
+    assert found.verdict is Verdict.FOUND
+    (of_mount,) = [each for each in elsewhere(found) if each[0] == "build cache" and each[3] == 1 and not each[2]]
+    assert of_mount == ("build cache", (), "", 1)

@@ -19,8 +19,8 @@ SECONDS = 120
 _PROGRAM = """
 import base64, json, sys
 from lamina.cli.failures import explain
-from lamina.engine.buildoptions import BuildOptions, parse_secret
-from lamina.engine.building import build, open_context
+from lamina.engine.building.options import BuildOptions, parse_secret
+from lamina.engine.building.build import build, open_context
 from lamina.engine.engine import Engine
 from lamina.oci.descriptor import Platform
 from lamina.values import replace

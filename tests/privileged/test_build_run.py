@@ -152,6 +152,14 @@ def test_a_cache_keeps_what_was_written_whoever_owns_it(yard: Yard) -> None:
     assert yard.build(f"FROM plain\n{twice}", no_cache=True).output == "y\n"
 
 
+def test_a_cache_that_begins_with_files(yard: Yard) -> None:
+    """Once: what is in it later is what commands left there."""
+    mount = f"--mount=type=cache,target=/c,id={os.urandom(8).hex()},from=one,source=/d"
+    text = "FROM plain AS one\nCOPY <<E /d/in/f\nfirst\nE\nFROM plain\n" + none("cat /c/in/f; echo next >/c/in/f", mount)
+    assert yard.build(text, no_cache=True).output == "first\n"
+    assert yard.build(text, no_cache=True).output == "next\n"
+
+
 def test_two_builds_and_one_cache(yard: Yard) -> None:
     """``locked`` one after the other, ``private`` with a directory each, ``shared`` with each other."""
     name = os.urandom(8).hex()

@@ -17,7 +17,7 @@ from lamina.build.checksum import decode, digest_selection, encode
 from lamina.build.context import Context
 from lamina.build.key import Ingredients, first_difference, ingredients
 from lamina.build.selection import whole_tree
-from lamina.engine.buildoptions import BuildOptions
+from lamina.engine.building.options import BuildOptions
 from lamina.engine.engine import Engine
 from lamina.engine.settings import Settings
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lamina.build.findings import Finding
     from lamina.build.syntax import Dockerfile
     from lamina.cli.session import Session
-    from lamina.engine.buildoptions import BuildOptions
+    from lamina.engine.building.options import BuildOptions
     from lamina.engine.engine import Engine
 
 

@@ -13,7 +13,7 @@ from lamina.cli.verbs import Verb
 if TYPE_CHECKING:
     from lamina.cli.arguments import Arguments, VerbParser
     from lamina.cli.session import Session
-    from lamina.engine.buildcache import CacheRecord
+    from lamina.engine.building.usage import CacheRecord
 
 _DIGITS = 4  # docker's
 _SHORT = 12
@@ -32,7 +32,7 @@ def _du_arguments(parser: VerbParser) -> None:
 
 
 def _du(arguments: Arguments, session: Session) -> None:
-    from lamina.engine.buildcache import own_bytes
+    from lamina.engine.building.usage import own_bytes
 
     with session.engine() as engine:
         found = engine.build_cache()

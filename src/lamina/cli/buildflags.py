@@ -12,8 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lamina.cli.arguments import Arguments, VerbParser
     from lamina.cli.session import Session
-    from lamina.engine.buildoptions import BuildOptions
-    from lamina.engine.buildoutput import Output
+    from lamina.engine.building.options import BuildOptions
+    from lamina.engine.building.output import Output
 
 EPOCH = "SOURCE_DATE_EPOCH"
 PROGRESS = ("auto", "plain", "tty", "quiet", "rawjson")
@@ -110,9 +110,9 @@ def _add_results(parser: VerbParser) -> None:
 
 
 def read_options(arguments: Arguments, session: Session) -> BuildOptions:
-    from lamina.engine.buildexchange import parse_cache
-    from lamina.engine.buildoptions import BuildOptions, parse_secret
-    from lamina.engine.buildoptions import pairs_of as given_pairs
+    from lamina.engine.building.exchange import parse_cache
+    from lamina.engine.building.options import BuildOptions, parse_secret
+    from lamina.engine.building.options import pairs_of as given_pairs
 
     given = given_pairs(arguments.build_arg, "--build-arg")
     epoch = _epoch(given, session)
@@ -222,7 +222,7 @@ def _agents(texts: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
     import os
     import stat
 
-    from lamina.engine.buildagent import agent_of
+    from lamina.engine.building.agent import agent_of
 
     found: dict[str, str] = {}
     for text in texts:
@@ -251,7 +251,7 @@ def _outputs(arguments: Arguments, session: Session) -> tuple[Output, ...]:
     if not (arguments.output or arguments.push or arguments.load):
         return ()
     from lamina.cli.terminal import is_terminal
-    from lamina.engine.buildoutput import Output, check_outputs, parse_output
+    from lamina.engine.building.output import Output, check_outputs, parse_output
 
     found = [parse_output(text) for text in arguments.output]
     found += [Output(kind="registry", is_pushed=True)] if arguments.push else []

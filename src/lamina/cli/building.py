@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lamina.build.syntax import Dockerfile
     from lamina.cli.arguments import Arguments
     from lamina.cli.session import Session
-    from lamina.engine.buildoptions import BuildOptions, BuiltImage
+    from lamina.engine.building.options import BuildOptions, BuiltImage
     from lamina.engine.engine import Engine
 
 _RULE = "-" * 20
@@ -34,7 +34,7 @@ class ChecksFailed(InvalidInput):
 
 
 def _build(arguments: Arguments, session: Session) -> int | None:
-    from lamina.engine.buildcontexts import opened_context
+    from lamina.engine.building.contexts import opened_context
 
     kind = progress_kind(arguments, session)
     options = read_options(arguments, session)
@@ -146,7 +146,7 @@ class _Course:
         """The end of a command's output, and the lines of the Dockerfile."""
         from lamina.build.failure import DockerfileError
         from lamina.build.instruction import Run
-        from lamina.engine.buildstage import StepFailed
+        from lamina.engine.building.stage import StepFailed
 
         span = _noted_span(error, dockerfile)
         if isinstance(error, StepFailed):

@@ -168,7 +168,7 @@ def leaks_summary(name: str, found: Leaks) -> str:
 
 
 def certificate_document(found: Certificate) -> dict[str, Any]:
-    from lamina.insight.certificate import NOTICE
+    from lamina.insight.certificate import NOTICE, ElsewhereKind
     from lamina.insight.needles import ENCODINGS
     from lamina.insight.nested import DEPTH
 
@@ -205,17 +205,22 @@ def certificate_document(found: Certificate) -> dict[str, Any]:
         "FindingsOmitted": searched.omitted,
         "Everywhere": found.everywhere,
         "ElsewhereSearched": found.elsewhere is not None,
-        "Elsewhere": [
-            {"Kind": str(other.kind), "Subject": other.subject, "Images": list(other.images),
-             "What": other.sought, "Label": other.label, "Encoding": other.encoding, "Where": other.where,
-             "Count": other.count}
-            for other in found.elsewhere or ()
+        "Elsewhere": [_elsewhere_document(other) for other in found.elsewhere or ()],
+        "BuildCache": [
+            _elsewhere_document(other) for other in found.elsewhere or () if other.kind is ElsewhereKind.BUILD
         ],
-        "BuildCache": [],
         "NotSearched": list(map(_gap_document, searched.not_searched)),
         "Undecided": list(map(_gap_document, (*searched.undecided, *found.elsewhere_undecided))),
         "Unreadable": list(map(_gap_document, searched.unreadable)),
         "Notice": NOTICE,
+    }
+
+
+def _elsewhere_document(other: Elsewhere) -> dict[str, Any]:
+    return {
+        "Kind": str(other.kind), "Subject": other.subject, "Images": list(other.images),
+        "What": other.sought, "Label": other.label, "Encoding": other.encoding, "Where": other.where,
+        "Count": other.count,
     }
 
 

@@ -50,8 +50,8 @@ def _ls(arguments: Arguments, session: Session) -> None:
 
 def _opened(path: str, file: str) -> Context:
     """Which ignore file counts hangs on the Dockerfile's name; but there need not be one yet."""
-    from lamina.engine.buildcontexts import open_context
-    from lamina.engine.buildoptions import BuildOptions
+    from lamina.engine.building.contexts import open_context
+    from lamina.engine.building.options import BuildOptions
 
     try:
         return open_context(path, BuildOptions(dockerfile=file))[0]

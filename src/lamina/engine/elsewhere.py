@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lamina.build.cache import BuildCache
 from lamina.content.catalog import ImageRecord
 from lamina.content.collect import reachable
 from lamina.engine import images
+from lamina.engine.building.mounts import CACHES
 from lamina.engine.watching import watched
 from lamina.errors import LaminaError
 from lamina.insight.certificate import Elsewhere, ElsewhereKind
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
 
 # A layer is a compressed tar: what lies in its files is two containers deep already.
 _LIMITS = NestedLimits(depth=DEPTH + 2)
+# What nobody promised to be whole, or to be an archive at all: searched as far as it goes.
+_UNBLESSED = (ElsewhereKind.UNFINISHED, ElsewhereKind.BUILD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +54,7 @@ def search_elsewhere(
     search.content()
     search.layers()
     search.unfinished()
+    search.builds()
     return Outside(found=tuple(search.found), undecided=tuple(search.undecided))
 
 
@@ -97,6 +105,20 @@ class _Elsewhere:
                     name = path.parent.name
                     self._file(path, path.stat().st_size, ElsewhereKind.UNFINISHED, name, ())
 
+    def builds(self) -> None:
+        """What the build cache knows besides its layers: what went into steps, and files of cache mounts."""
+        if not self._wanted.needles:
+            return
+        for step in BuildCache(self._engine.store.state).walk():
+            text = f"{step.text}\n{step.ingredients.to_text()}".encode("utf-8", "surrogateescape")
+            found = search_stream(io.BytesIO(text), len(text), self._wanted.needles, self._nested)
+            matches = [(step.text, match) for _inside, match in found.matches]
+            self._tell(matches, ElsewhereKind.BUILD, step.key, ())
+        for path in _files_below(self._engine.root / CACHES):
+            with suppress(OSError):  # a build goes on
+                name = path.relative_to(self._engine.root / CACHES)
+                self._file(path, path.stat().st_size, ElsewhereKind.BUILD, str(name), ())
+
     def layers(self) -> None:
         """Paths are looked up in the indexes of other images' layers."""
         mine = set(images.load_record(self._engine, self._record).config.diff_ids)
@@ -128,7 +150,7 @@ class _Elsewhere:
             with watched(open(path, "rb", buffering=0), subject, size, self._engine.report) as stream:
                 found = search_stream(stream, size, self._wanted.needles, self._nested)
             matches = [("/".join(inside), match) for inside, match in found.matches]
-            if kind is not ElsewhereKind.UNFINISHED:  # what is cut off is searched as far as it goes
+            if kind not in _UNBLESSED:
                 self.undecided += [
                     Gap(blob=Digest(subject), reason=self._mask(trouble.reason),
                         path=self._mask("/".join(trouble.trail)))
@@ -165,6 +187,16 @@ class _Elsewhere:
 
     def _mask(self, text: str) -> str:
         return masked(text, self._wanted.needles)
+
+
+def _files_below(top: Path) -> Iterator[Path]:
+    """Regular files, through no symlink."""
+    for directory, _names, files in os.walk(top):
+        for name in sorted(files):
+            path = Path(directory, name)
+            with suppress(OSError):
+                if stat.S_ISREG(path.lstat().st_mode):
+                    yield path
 
 
 def _name(record: ImageRecord) -> str:

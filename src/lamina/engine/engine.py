@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from lamina.build.context import Context
     from lamina.build.report import StepReport
     from lamina.content.collect import Finding
-    from lamina.engine.buildcache import CacheRecord, PrunedCache
-    from lamina.engine.buildoptions import BuildOptions, BuiltImage
+    from lamina.engine.building.options import BuildOptions, BuiltImage
+    from lamina.engine.building.usage import CacheRecord, PrunedCache
     from lamina.engine.containers import Seen
     from lamina.engine.copying import Copied
     from lamina.engine.describing import ContainerSummary, Process, UsageMeter
@@ -214,9 +214,9 @@ class Engine:
         Raises ``DockerfileError``, ``StepFailed``, and what keeps a base from being had.
         """
         from lamina.build.report import unheard
-        from lamina.engine import building
-        from lamina.engine.buildcontexts import opened_context
-        from lamina.engine.buildoptions import BuildOptions
+        from lamina.engine.building import build as building
+        from lamina.engine.building.contexts import opened_context
+        from lamina.engine.building.options import BuildOptions
 
         asked = options or BuildOptions()
         if not isinstance(context, Path | str):
@@ -226,7 +226,7 @@ class Engine:
 
     def build_cache(self) -> tuple[CacheRecord, ...]:
         """Steps and cache mounts; the one used last comes first."""
-        from lamina.engine import buildcache
+        from lamina.engine.building import usage as buildcache
 
         return buildcache.records(self)
 
@@ -238,7 +238,7 @@ class Engine:
 
         With ``all_records`` also steps whose layers an image has.
         """
-        from lamina.engine import buildcache
+        from lamina.engine.building import usage as buildcache
 
         return buildcache.prune(self, all_records=all_records, filters=filters or {}, keep=keep)
 

@@ -25,7 +25,8 @@ from lamina.content.collect import (
 )
 from lamina.content.ingest import claim
 from lamina.content.lease import live_content
-from lamina.engine import buildsnapshots, containers, images, removing
+from lamina.engine import containers, images, removing
+from lamina.engine.building import snapshots
 from lamina.engine.containers import Seen
 from lamina.engine.filters import check_filters
 from lamina.engine.lookup import find_image
@@ -130,7 +131,7 @@ def _volume_usage(engine: Engine) -> UsageRow:
 
 
 def _cache_usage(engine: Engine) -> UsageRow:
-    from lamina.engine import buildcache
+    from lamina.engine.building import usage as buildcache
 
     used = buildcache.usage(engine)
     return UsageRow(type="Build Cache", total=used.total, active=used.active, size=used.size,
@@ -361,7 +362,7 @@ def _leftovers(engine: Engine) -> _Leftovers:
             (info.key, size)
             for driver in engine.drivers()
             for info, size in unused_snapshots(driver, live_chains(engine, roots))
-        ] + [(info.key, driver.usage(info.key).size) for driver, info in buildsnapshots.abandoned(engine)],
+        ] + [(info.key, driver.usage(info.key).size) for driver, info in snapshots.abandoned(engine)],
         ingests=_dead_ingests(engine),
         unfinished=[
             *engine.layers_store.leftovers(), *removing.abandoned(engine),
@@ -452,7 +453,7 @@ def _sweep_leftovers(engine: Engine) -> list[Removed]:
     if swept.blobs:
         removed.append(Removed(kind=Removal.DELETED, subject=f"{len(swept.blobs)} blobs", size=swept.freed))
     keep = live_chains(engine, image_roots(store))
-    freed = buildsnapshots.sweep(engine)
+    freed = snapshots.sweep(engine)
     freed += sum(drop_unused(driver, keep) for driver in engine.drivers())
     if freed:
         removed.append(Removed(kind=Removal.DELETED, subject="unused snapshots", size=freed))

@@ -25,6 +25,7 @@ class ElsewhereKind(StrEnum):
     CONTENT = "content"
     LAYER = "layer"
     UNFINISHED = "unfinished download"
+    BUILD = "build cache"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,8 @@ class Sought:
 class Elsewhere:
     """Something in the store, outside the image, that holds it: ``count`` times, first at ``where``.
 
-    ``subject`` is a digest, or the name of an ingest; ``images`` are local images that have it.
+    ``subject`` is a digest, or the name of an ingest, a step's key, or a file of a cache mount. ``images``
+    are local images that have it.
     """
 
     kind: ElsewhereKind

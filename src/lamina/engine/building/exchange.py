@@ -27,7 +27,7 @@ from lamina.values import dataclass, replace
 
 if TYPE_CHECKING:
     from lamina.content.lease import Lease
-    from lamina.engine.building import Build
+    from lamina.engine.building.build import Build
     from lamina.engine.engine import Engine
     from lamina.registry.remote import RemoteRepository
 
@@ -174,7 +174,7 @@ def inline_document(build: Build, diff_ids: Sequence[Digest]) -> dict[str, Any]:
     place = {diff_id: number for number, diff_id in enumerate(diff_ids)}
     records = [
         _item(record, place[record.diff_id] if record.diff_id is not None else None)
-        for record in build.records.values()
+        for record in build.memory.records.values()
         if record.site and (record.diff_id is None or record.diff_id in place)
     ]
     return {"version": _VERSION, "records": records}
@@ -193,7 +193,7 @@ def export_cache(builds: Sequence[tuple[Build, Manifest]], spot: CacheSpot) -> N
     for each, manifest in builds:
         own = set(Image.load(store, manifest.descriptor, None).config.diff_ids)
         records.update({
-            key: record for key, record in each.records.items()
+            key: record for key, record in each.memory.records.items()
             if record.site and (spot.is_max or record.diff_id is None or record.diff_id in own)
         })
     layers: list[Descriptor] = []
@@ -213,8 +213,8 @@ def _sendable(build: Build, record: StepRecord, spot: CacheSpot) -> Descriptor |
         return None
     if spot.compression == "none" or record.layer.digest != record.diff_id:
         return record.layer
-    from lamina.engine.buildimage import compressed_layer
-    from lamina.engine.buildstate import BuiltLayer
+    from lamina.engine.building.image import compressed_layer
+    from lamina.engine.building.state import BuiltLayer
 
     layer = BuiltLayer(descriptor=record.layer, diff_id=record.diff_id)
     return compressed_layer(build, layer, spot.compression, None).descriptor

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lamina.content.lease import Lease, live_leases
-from lamina.engine.buildstate import BuiltLayer
+from lamina.engine.building.state import BuiltLayer
 from lamina.snapshot.snapshotter import Mount, SnapshotInfo, SnapshotKind, SnapshotNotFound, Snapshotter
 
 if TYPE_CHECKING:
-    from lamina.engine.building import Build
+    from lamina.engine.building.build import Build
     from lamina.engine.engine import Engine
 
 _KEY = re.compile(r"build-(\d+)-[0-9a-f]{32}")
@@ -40,7 +40,7 @@ def _prepared(build: Build, key: str, layers: tuple[BuiltLayer, ...], *, is_view
     driver = build.engine.driver
     prepare = driver.view if is_view else driver.prepare
     for left in reversed(range(_TRIES)):
-        chain = build.chain_of(layers)
+        chain = build.sources.chain_of(layers)
         try:
             with build.engine.store.state.transaction():
                 return prepare(key, chain)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from lamina.build.context import MAX_DOCUMENT, Context
 from lamina.build.ignore import find_rules
-from lamina.engine.buildoptions import BuildOptions
+from lamina.engine.building.options import BuildOptions
 from lamina.errors import InvalidInput, NotFound
 from lamina.values import replace
 
@@ -141,7 +141,7 @@ def _git_address(text: str) -> GitAddress | None:
 
 def _checkout(address: GitAddress, stack: ExitStack, *, keeps_git: bool) -> Path:
     from lamina.build.git import Git
-    from lamina.engine.buildremote import private_directory
+    from lamina.engine.building.remote import private_directory
 
     directory = stack.enter_context(private_directory())
     return Git(os.environ).fetch(address, directory, keeps_git=keeps_git).path

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lamina.content.catalog import LayerFacts
-from lamina.engine.buildexchange import INLINE, inline_document
-from lamina.engine.buildgroups import ranges
-from lamina.engine.buildstate import BuiltLayer, StageState
+from lamina.engine.building.exchange import INLINE, inline_document
+from lamina.engine.building.groups import ranges
+from lamina.engine.building.state import BuiltLayer, StageState
 from lamina.insight.instruction import ARGUMENTS, BASE, DOCKERFILE, INSTRUCTION, LINES
 from lamina.layer.compress import Compression, deflate, layer_media_type
 from lamina.oci.config import ImageConfig
@@ -30,8 +30,8 @@ from lamina.oci.manifest import Manifest, dump_document
 from lamina.values import replace
 
 if TYPE_CHECKING:
-    from lamina.engine.building import Build
-    from lamina.engine.buildoptions import BuildOptions
+    from lamina.engine.building.build import Build
+    from lamina.engine.building.options import BuildOptions
 
 _BASE_DIGEST, _BASE_NAME = "org.opencontainers.image.base.digest", "org.opencontainers.image.base.name"
 _NOT_OF_THE_NEW = (
@@ -71,7 +71,7 @@ def _merged(
 
     def recall(parts: Sequence[Digest], make: Make) -> tuple[Descriptor, Digest]:
         fixed = [("the layers", " ".join(parts)), ("the compression", f"{compression} {build.options.level}")]
-        made = build.derived("squash", fixed, make)
+        made = build.memory.derived("squash", fixed, make)
         return made.descriptor, made.diff_id
 
     build.merged += sum(last - first for first, last in found)
@@ -99,7 +99,7 @@ def _compressed(build: Build, state: StageState, merged: Sequence[tuple[int, int
 
 def compressed_layer(build: Build, layer: BuiltLayer, compression: str, level: int | None) -> BuiltLayer:
     fixed = [("the layer", str(layer.diff_id)), ("the compression", f"{compression} {level}")]
-    made = build.derived(
+    made = build.memory.derived(
         "compress", fixed, lambda: (_deflated(build, layer, Compression(compression), level), layer.diff_id)
     )
     return replace(layer, descriptor=made.descriptor)

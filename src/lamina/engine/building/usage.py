@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from lamina.build.cache import BuildCache, StepRecord
 from lamina.content.collect import image_roots, own_size, reachable
 from lamina.content.lease import leased_content
-from lamina.engine.buildmounts import CACHES
+from lamina.engine.building.mounts import CACHES
 from lamina.engine.filters import check_filters
 from lamina.errors import InvalidInput
 from lamina.oci.digest import Digest
@@ -103,14 +103,15 @@ def prune(
     Without ``all_records``, steps whose layers an image has stay too: they cost nothing. With ``keep`` no
     more goes than it takes for the rest to have so many bytes.
     """
-    from lamina.engine import buildsnapshots, housekeeping, removing
+    from lamina.engine import housekeeping, removing
+    from lamina.engine.building import snapshots
 
     check_filters(filters, FILTERS, "builder prune")
     if keep is not None and keep < 0:
         raise InvalidInput(f"{keep}: a size to keep cannot be below 0")
     limit = engine.clock() - _age(filters) if filters else float("inf")
     # Of dead builds: what they were based on is free now.
-    freed = removing.sweep_directories(engine) + buildsnapshots.sweep(engine)
+    freed = removing.sweep_directories(engine) + snapshots.sweep(engine)
     with engine.store.state.transaction():
         doomed = _doomed(records(engine), all_records=all_records, limit=limit, keep=keep)
         BuildCache(engine.store.state).remove([record.id for record in doomed if record.type == STEP])

@@ -38,13 +38,13 @@ from lamina.build.key import Ingredients, ingredients
 from lamina.build.report import Stage as Progress
 from lamina.build.selection import Place
 from lamina.build.stages import Stage
-from lamina.engine.buildcopy import Gathered, gather, owner_of, write_copy, write_directories
-from lamina.engine.buildmounts import Mounts, file_document
-from lamina.engine.buildplatform import insist_runnable
-from lamina.engine.buildrun import HOSTNAME, Ended, listening, ran
-from lamina.engine.buildrun import Command as RunCommand
-from lamina.engine.buildsnapshots import snapshot
-from lamina.engine.buildstate import BuiltLayer, Origin, StageState
+from lamina.engine.building.copying import Gathered, gather, owner_of, write_copy, write_directories
+from lamina.engine.building.mounts import Mounts, file_document
+from lamina.engine.building.platform import insist_runnable
+from lamina.engine.building.running import HOSTNAME, Ended, listening, ran
+from lamina.engine.building.running import Command as RunCommand
+from lamina.engine.building.snapshots import snapshot
+from lamina.engine.building.state import BuiltLayer, Origin, StageState
 from lamina.errors import Denied, InvalidInput, LaminaError
 from lamina.oci.config import MAX_HISTORY, History
 from lamina.oci.descriptor import Descriptor
@@ -53,8 +53,8 @@ from lamina.values import replace
 
 if TYPE_CHECKING:
     from lamina.build.layered import Layered
-    from lamina.engine.building import Build
-    from lamina.engine.buildremote import RemoteSource
+    from lamina.engine.building.build import Build
+    from lamina.engine.building.remote import RemoteSource
     from lamina.engine.layering import Fill
 
 _SCRIPT = "/dev/pipes"
@@ -108,7 +108,7 @@ class StageBuilder:
         if len(instructions) + len(self.state.history) > MAX_HISTORY:
             raise InvalidInput(f"{self._stage.label}: an image's history has at most {MAX_HISTORY} lines")
         for instruction in instructions:
-            self._build.insist_going()
+            self._build.course.insist_going()
             try:
                 self._perform(instruction)
             except StepFailed:
@@ -167,7 +167,7 @@ class StageBuilder:
         user = self.state.config.get("User") or ""
         parts = ingredients("WORKDIR", [
             ("the step before it", self.state.chain), ("the directory", path), ("the user", user),
-            *self._build.fixed,
+            *self._build.memory.fixed,
         ])
 
         def fill() -> Fill:
@@ -185,7 +185,7 @@ class StageBuilder:
         source = copy.from_ if isinstance(copy, Copy) else ""
         keeps_parents = isinstance(copy, Copy) and copy.keeps_parents
         word = "COPY" if isinstance(copy, Copy) else "ADD"
-        files, where = build.files_for(source, self._stage)
+        files, where = build.sources.files_for(source, self._stage)
         place = Place(word, where)
         remote = _remote_sources(build, copy) if isinstance(copy, Add) else []
         gathered = gather(copy, files, build.digests, place=place, remote=remote)
@@ -196,7 +196,7 @@ class StageBuilder:
             ("the working directory", work), ("the destination", copy.destination), ("the owner", copy.chown),
             ("the mode", copy.chmod),
             ("the flags", f"{copy.is_link} {keeps_parents} {bool(source)}"),
-            *build.fixed,
+            *build.memory.fixed,
         ])
 
         def execute(_step: int) -> Descriptor | None:
@@ -214,7 +214,7 @@ class StageBuilder:
         arguments = self._scope.for_commands()
         variables = {"PATH": DEFAULT_PATH, **arguments, **self._scope.environment}
         sources = {
-            number: build.mount_source(mount.from_, self._stage)
+            number: build.sources.mount_source(mount.from_, self._stage)
             for number, mount in enumerate(run.mounts) if mount.type == "bind" or mount.from_
         }
         mounts = Mounts(build, run.mounts, self.state.config, sources)
@@ -226,7 +226,7 @@ class StageBuilder:
             ("the user", config.get("User") or ""), ("the working directory", directory(config, ".")),
             ("the network", network), ("the security", run.security), *mounts.fixed,
             ("the hosts", json.dumps(options.hosts)), ("the platform", str(self.state.platform)),
-            *build.fixed,
+            *build.memory.fixed,
         ], arguments=arguments, variables=self._scope.environment)
 
         def execute(step: int) -> Descriptor | None:
@@ -265,10 +265,10 @@ class StageBuilder:
         tail = bytearray()
 
         def output(data: bytes, is_error: bool) -> None:
-            build.insist_going()
+            build.course.insist_going()
             tail.extend(data)
             del tail[:-_TAIL]
-            build.say_output(step, data, is_error=is_error)
+            build.course.say_output(step, data, is_error=is_error)
 
         with mounts.prepared() as prepared:
             documents = [
@@ -289,10 +289,10 @@ class StageBuilder:
                 hostname="" if network == "host" else HOSTNAME,
             ))
             with snapshot(build, self.state.layers) as (key, _):
-                with ran(build.engine, key, command, listening(output), build.watch) as ended:
-                    build.insist_going()
+                with ran(build.engine, key, command, listening(output), build.course.watch) as ended:
+                    build.course.insist_going()
                     for note in ended.notes:
-                        build.note(note)
+                        build.course.note(note)
                     failure = _failure(run, ended, bytes(tail))
                     if failure is None:
                         return self._written(ended)
@@ -318,7 +318,7 @@ class StageBuilder:
             options=replace(command.options, has_terminal=True, is_interactive=True),
         )
         console = build.options.console
-        with ran(build.engine, snapshot, looking, build.options.on_error, build.watch, console):
+        with ran(build.engine, snapshot, looking, build.options.on_error, build.course.watch, console):
             pass
 
     # -- what all that touch files share
@@ -330,25 +330,25 @@ class StageBuilder:
         build = self._build
         self._position += 1
         title = f"[{self._stage.label} {self._position}/{self._total}] {instruction.original}"
-        site = build.site(self._stage, self._position)
-        step = build.begin()
+        site = build.memory.site(self._stage, self._position)
+        step = build.course.begin()
         files = gathered.manifest if gathered is not None else None
         key = parts.key
-        with build.alone_with(key):
-            record = build.recall(key, self._stage)
+        with build.course.alone_with(key):
+            record = build.memory.recall(key, self._stage)
             if record is not None:
-                build.say(step, Progress.CACHED, title)
+                build.course.say(step, Progress.CACHED, title)
             else:
-                reason = "" if build.is_uncached(self._stage) else explain(
+                reason = "" if build.memory.is_uncached(self._stage) else explain(
                     build.cache.nearest(site, instruction.original), parts, files
                 )
-                with build.working(step, title, reason):
+                with build.course.working(step, title, reason):
                     layer = execute(step)
                 record = StepRecord(
                     key=key, site=site, text=instruction.original, ingredients=parts, created=build.now,
                     diff_id=layer.digest if layer else None, layer=layer, files=files,
                 )
-                build.remember(record)
+                build.memory.remember(record)
         made = None
         if record.layer is not None and record.diff_id is not None:
             origin = Origin(
@@ -367,7 +367,7 @@ class StageBuilder:
         return store_layer(self._build.engine, fill, lambda digest: self._build.lease.hold([digest]))
 
     def _below(self) -> Layered | None:
-        return self._build.layered(self.state.layers) if self.state.layers else None
+        return self._build.sources.layered(self.state.layers) if self.state.layers else None
 
 
 def _failure(run: Run, ended: Ended, tail: bytes) -> StepFailed | None:
@@ -378,7 +378,7 @@ def _failure(run: Run, ended: Ended, tail: bytes) -> StepFailed | None:
 
 
 def _remote_sources(build: Build, add: Add) -> list[RemoteSource]:
-    from lamina.engine.buildremote import is_remote, remote_source
+    from lamina.engine.building.remote import is_remote, remote_source
 
     return [remote_source(build, add, each) for each in add.sources if is_remote(each)]
 

@@ -23,14 +23,14 @@ from lamina.build.gitaddress import GitAddress, parse_git
 from lamina.build.instruction import Add
 from lamina.build.remote import Remote, Seen
 from lamina.build.selection import Place, select
-from lamina.engine.buildcopy import Part
+from lamina.engine.building.copying import Part
 from lamina.errors import InvalidInput
 from lamina.oci.digest import Digest
 from lamina.snapshot.trees import empty_and_remove
 from lamina.values import asdict, dataclass
 
 if TYPE_CHECKING:
-    from lamina.engine.building import Build
+    from lamina.engine.building.build import Build
     from lamina.engine.engine import Engine
 
 _URLS = "buildurls"

@@ -12,9 +12,9 @@ from lamina.values import dataclass, field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lamina.engine.buildexchange import CacheSpot
-    from lamina.engine.buildoutput import Output
-    from lamina.engine.buildrun import Listen
+    from lamina.engine.building.exchange import CacheSpot
+    from lamina.engine.building.output import Output
+    from lamina.engine.building.running import Listen
 
 _MAX_SECRET = 500 << 10  # what docker takes
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -21,18 +22,19 @@ from lamina.build.checksum import digest_selection
 from lamina.build.configuration import directory
 from lamina.build.instruction import RunMount
 from lamina.build.selection import whole_tree
-from lamina.engine.buildclaims import claim, is_empty
-from lamina.engine.buildcopy import Gathered, Part, write_copy
-from lamina.engine.buildsnapshots import snapshot
-from lamina.errors import InvalidInput, NotFound, Unsupported
+from lamina.engine.building.claims import claim, is_empty
+from lamina.engine.building.copying import Gathered, Part, write_copy
+from lamina.engine.building.snapshots import snapshot
+from lamina.errors import InvalidInput, NotFound
 from lamina.runtime.plan import mount_documents
 from lamina.runtime.volume import ContainerMount, MountKind
 from lamina.values import dataclass, field
 
 if TYPE_CHECKING:
     from lamina.build.context import Files
-    from lamina.engine.building import Build
-    from lamina.engine.buildstate import BuiltLayer
+    from lamina.engine.building.build import Build
+    from lamina.engine.building.state import BuiltLayer
+    from lamina.engine.layering import Fill
 
 CACHES = "buildcaches"
 _SECRET_MODE = 0o400
@@ -113,7 +115,7 @@ class Mounts:
                     case "bind":
                         found.documents.append(self._bind(number, mount, stack))
                     case "cache":
-                        found.documents.append(self._cache(mount, claimed[number]))
+                        found.documents.append(self._cache(number, mount, claimed[number]))
                     case "tmpfs":
                         found.documents.append(self._tmpfs(mount))
                     case "secret":
@@ -151,12 +153,16 @@ class Mounts:
         return {"mount": asked.to_json(), "layers": mount_documents(mounts)}
 
     def _made(self, part: Part) -> tuple[BuiltLayer, ...]:
+        return self._build.memory.layer_apart(part.digested.digest, self._whole(part))
+
+    @staticmethod
+    def _whole(part: Part) -> Fill:
+        """All of it, at the root of a layer."""
         from lamina.build.failure import Span
         from lamina.build.instruction import Copy
 
-        whole = Copy(sources=(".",), destination="/", span=Span(0, 0), original="", keyword="COPY")
-        fill = write_copy(whole, Gathered(parts=(part,), heredocs=()), None, "/", 0)
-        return self._build.layer_apart(part.digested.digest, fill)
+        copy = Copy(sources=(".",), destination="/", span=Span(0, 0), original="", keyword="COPY")
+        return write_copy(copy, Gathered(parts=(part,), heredocs=()), None, "/", 0)
 
     # -- caches
 
@@ -168,8 +174,6 @@ class Mounts:
         asked: dict[tuple[str, str, int], list[int]] = {}
         for number, mount in enumerate(self._mounts):
             if mount.type == "cache":
-                if number in self._sources:
-                    raise Unsupported(f"--mount={mount.raw}: a cache that begins with files is not there yet")
                 is_private = mount.sharing == "private"
                 key = (self._name(mount), "private" if is_private else "", number if is_private else -1)
                 asked.setdefault(key, []).append(number)
@@ -180,7 +184,7 @@ class Mounts:
             home = self._build.engine.root / CACHES / name
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
             how = sharing or ("locked" if is_locked else "shared")
-            claimed |= dict.fromkeys(numbers, claim(home, how, stack, self._build.insist_going))
+            claimed |= dict.fromkeys(numbers, claim(home, how, stack, self._build.course.insist_going))
             os.utime(home)
         return claimed
 
@@ -189,16 +193,35 @@ class Mounts:
         name = mount.id or self._target(mount)
         return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
 
-    def _cache(self, mount: RunMount, place: Path) -> dict[str, Any]:
+    def _cache(self, number: int, mount: RunMount, place: Path) -> dict[str, Any]:
         asked = ContainerMount(
             kind=MountKind.BIND, target=self._target(mount), source=str(place),
             is_read_only=mount.is_read_only,
         )
         document: dict[str, Any] = {"mount": asked.to_json()}
         if is_empty(place):
+            if number in self._sources:
+                self._begin_with(self._sources[number], mount, place)
             document["owner"] = (mount.uid or 0, mount.gid or 0)
             document["mode"] = _CACHE_MODE if mount.mode is None else mount.mode
         return document
+
+    def _begin_with(self, source: MountSource, mount: RunMount, place: Path) -> None:
+        """``from=``: what a new cache holds at first. Only root can give files to others here."""
+        import tempfile
+
+        from lamina.build.streamed import extract_into
+        from lamina.layer.index import IndexBuilder
+
+        selection = whole_tree(source.files, mount.source.strip("/"))
+        part = Part(
+            selection=selection, files=source.files,
+            digested=digest_selection(source.files, selection, self._build.digests),
+        )
+        with tempfile.TemporaryFile() as spool:
+            self._whole(part)(spool, IndexBuilder(io.BytesIO()))
+            spool.seek(0)
+            extract_into(spool, place, ids=None if os.geteuid() == 0 else (os.geteuid(), os.getegid()))
 
     # -- the others
 
@@ -231,7 +254,7 @@ class Mounts:
             if mount.is_required:
                 raise SecretMissing(f"ssh {mount.id}: required here; give --ssh {mount.id}")
             return
-        from lamina.engine.buildagent import forwarded
+        from lamina.engine.building.agent import forwarded
 
         number = len(found.documents)
         target = directory(self._config, mount.target or f"/run/buildkit/ssh_agent.{number}")

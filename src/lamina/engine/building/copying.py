@@ -27,7 +27,7 @@ from lamina.values import dataclass, replace
 if TYPE_CHECKING:
     from lamina.build.checksum import DigestCache
     from lamina.build.layered import Layered
-    from lamina.engine.buildremote import RemoteSource
+    from lamina.engine.building.remote import RemoteSource
     from lamina.layer.index import IndexBuilder
     from lamina.layer.tarstream import Writable
 

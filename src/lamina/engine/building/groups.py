@@ -11,8 +11,8 @@ from itertools import groupby
 
 from lamina.build.stages import Stages
 from lamina.build.syntax import Dockerfile
-from lamina.engine.buildoptions import BuildOptions
-from lamina.engine.buildstate import BuiltLayer, StageState
+from lamina.engine.building.options import BuildOptions
+from lamina.engine.building.state import BuiltLayer, StageState
 
 _MARK = re.compile(r"[ \t]*#[ \t]*lamina:[ \t]*layer[ \t]*", re.IGNORECASE)
 

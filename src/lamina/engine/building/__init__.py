@@ -1,0 +1,1 @@
+"""Builds: one Dockerfile and one context become an image, step by step."""
