@@ -322,3 +322,18 @@ def test_what_is_no_blob_is_passed_over(tmp_path: Path) -> None:
     (store.root / "blobs" / "md5" / ("a" * 64)).write_bytes(b"")
     assert list(store.walk()) == [(Digest.of(b"kept"), 4)]
     store.close()
+
+
+def test_what_is_durable_is_said_for_each_transaction(store: LocalStore) -> None:
+    def level() -> int:
+        return int(store.state.connection.execute("PRAGMA synchronous").fetchone()[0])
+
+    with store.state.transaction(is_durable=False):
+        assert level() == 1
+        with store.state.transaction():
+            assert level() == 1  # the outermost one commits
+    with store.state.transaction():
+        assert level() == 2
+    store.state.release()
+    with store.state.transaction():
+        assert level() == 2

@@ -63,7 +63,7 @@ class BuildCache:
     def touch(self, keys: list[str], now: float) -> None:
         """They were of use: the least recently used go first."""
         if keys:
-            with self._state.transaction() as connection:
+            with self._state.transaction(is_durable=False) as connection:
                 connection.executemany(
                     "UPDATE builds SET used = ?, uses = uses + 1 WHERE key = ?", [(now, key) for key in keys]
                 )

@@ -175,7 +175,8 @@ class _Course:
             session.print(str(image.id))
             return
         steps = f"{image.steps} step{'' if image.steps == 1 else 's'}, {image.cached} cached"
-        merged = f", {image.merged} layers merged" if image.merged else ""
+        fewer = f"{image.merged} {'layer' if image.merged == 1 else 'layers'} fewer"
+        merged = f", {fewer}" if image.merged else ""
         session.note(f"Successfully built {image.id} ({human_size(image.size)}; {steps}{merged})")
         for name in image.names:
             session.note(f"Successfully tagged {_familiar(name)}")

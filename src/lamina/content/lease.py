@@ -17,12 +17,12 @@ from lamina.oci.digest import Digest
 
 
 class Lease:
-    """Belongs to this process; ends with ``close``, or with the process."""
+    """Belongs to this process; ends with ``close``, or with the process. A power cut may take it."""
 
     def __init__(self, state: State, purpose: str) -> None:
         self._state = state
         pid = os.getpid()
-        with state.transaction() as connection:
+        with state.transaction(is_durable=False) as connection:
             cursor = connection.execute(
                 "INSERT INTO leases (pid, started, boot, purpose) VALUES (?,?,?,?)",
                 (pid, process_start(pid), boot_id(), purpose),
@@ -30,13 +30,13 @@ class Lease:
         self.id = cursor.lastrowid
 
     def hold(self, content: Iterable[Digest]) -> None:
-        with self._state.transaction() as connection:
+        with self._state.transaction(is_durable=False) as connection:
             connection.executemany(
                 "INSERT OR IGNORE INTO leased VALUES (?, ?)", [(self.id, digest) for digest in content]
             )
 
     def close(self) -> None:
-        with self._state.transaction() as connection:
+        with self._state.transaction(is_durable=False) as connection:
             connection.execute("DELETE FROM leases WHERE id = ?", (self.id,))
 
     def __enter__(self) -> Self:

@@ -146,6 +146,7 @@ class State:
         self._path = path
         self._connection: sqlite3.Connection | None = None
         self._is_on_reserve = False
+        self._is_durable = True
         self._open()
 
     @property
@@ -179,6 +180,7 @@ class State:
             for pragma in _PRAGMAS:
                 connection.execute(f"PRAGMA {pragma}")
             self._connection = connection
+            self._is_durable = True
             self._migrate(self._path)
         except BaseException:
             self._connection = None
@@ -189,14 +191,17 @@ class State:
         return connection
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, is_durable: bool = True) -> Iterator[sqlite3.Connection]:
         """All or nothing, with the write lock from the start; nests (the outermost one commits).
+
+        One that is not durable may be lost in a power cut, with all after it that are not, and the file is
+        whole all the same (sqlite.org/wal.html): for what means nothing then.
 
         Raises :class:`LockTimeout` when another process kept the file locked for too long.
         """
         with self._lock:
             if self._depth == 0:
-                self._begin()
+                self._begin(is_durable=is_durable)
             self._depth += 1
             try:
                 yield self.connection
@@ -221,7 +226,10 @@ class State:
             if self._is_on_reserve:
                 reserve.take_back(self._path.parent)
 
-    def _begin(self) -> None:
+    def _begin(self, *, is_durable: bool = True) -> None:
+        if is_durable != self._is_durable:
+            self.connection.execute(f"PRAGMA synchronous={'FULL' if is_durable else 'NORMAL'}")
+            self._is_durable = is_durable
         try:
             self.connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:

@@ -222,7 +222,8 @@ class Build:
 
 
 def engine_workers() -> int:
-    return os.cpu_count() or 2
+    """Steps at once. Many wait for a network or a disk, so a machine of two cores does more than two."""
+    return max(4, os.cpu_count() or 1)
 
 
 def _is_row(stages: list[Stage]) -> bool:

@@ -137,7 +137,7 @@ class BuiltImage:
 
     ``steps`` counts those that make layers or could; ``cached`` of them came from the cache. ``id`` is the
     image ID, or for several platforms the index' digest. ``merged`` counts the layers that squashing or
-    grouping took into others.
+    grouping spared.
     """
 
     id: Digest
