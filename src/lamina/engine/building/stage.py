@@ -88,7 +88,6 @@ class StageBuilder:
         self._file = build.dockerfile.name
         self._position = 0
         self._total = 1
-        self._layered: tuple[str, Layered] | None = None
 
     def run(
         self, triggers: tuple[Instruction, ...], instructions: tuple[Instruction, ...]
