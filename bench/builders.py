@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bench.contenders import IMAGE
+from bench.contenders import IMAGE, LaminaContender
 from bench.peers import Docker, DockerSession, Podman
 from bench.room import Command, Room, first_line, program
-from bench.subject import ENTRY, Lamina, imports
 
 STAGES = 4
 
@@ -53,19 +52,18 @@ class LaminaBuilder:
 
     @property
     def name(self) -> str:
-        return f"lamina {self.runtime}"
+        return self._contender.name
+
+    @property
+    def _contender(self) -> LaminaContender:
+        return LaminaContender(runtime=self.runtime, python=self.python)
 
     def version(self) -> str:
-        if self.runtime != "embedded":
-            program(self.runtime)
-        return Lamina(name=self.name, driver="", python=self.python).version()
+        return self._contender.version()
 
     @contextmanager
     def open(self, room: Room, image: Path) -> Iterator[Builder]:
-        env = [f"{name}={value}" for name, value in imports(self.python).items()]
-        lamina = [self.python, "-c", ENTRY, "--root", str(room.disk / "lamina")]
-        client = [*["env", *env] * bool(env), *lamina]
-        room.ask([*client, "import", str(image), IMAGE])
+        client = self._contender.client(room, image)
         yield Builder(room=room, client=client, flags=("--runtime", self.runtime))
 
 

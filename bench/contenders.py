@@ -111,13 +111,17 @@ class LaminaContender:
             program(self.runtime)
         return Lamina(name=self.name, driver="", python=self.python).version()
 
-    @contextmanager
-    def open(self, room: Room, image: Path) -> Iterator[Contending]:
+    def client(self, room: Room, image: Path) -> Command:
+        """The command line of one that has imported the image."""
         env = [f"{name}={value}" for name, value in imports(self.python).items()]
         lamina = [self.python, "-c", ENTRY, "--root", str(room.disk / "lamina")]
         client = [*["env", *env] * bool(env), *lamina]
         room.ask([*client, "import", str(image), IMAGE])
-        yield DockerLike(room=room, client=client, flags=("--runtime", self.runtime))
+        return client
+
+    @contextmanager
+    def open(self, room: Room, image: Path) -> Iterator[Contending]:
+        yield DockerLike(room=room, client=self.client(room, image), flags=("--runtime", self.runtime))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

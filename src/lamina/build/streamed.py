@@ -12,7 +12,7 @@ from lamina.layer.compress import Compression, Readable, sniff
 from lamina.layer.root import Ownership
 from lamina.layer.tarstream import TarReader
 from lamina.runtime.extraction import Extraction
-from lamina.runtime.incoming import plain
+from lamina.runtime.incoming import Begun, plain
 from lamina.snapshot import syscalls
 from lamina.snapshot.trees import empty_and_remove
 from lamina.values import dataclass
@@ -33,7 +33,7 @@ def receive(stream: Readable, directory: Path | None = None) -> Received:
     """What is piped into a build: a tar of the context, compressed or not, or else a Dockerfile."""
     head = _read_up_to(stream, _BLOCK)
     if is_archive(head):
-        return Received(unpacked(_Begun(head, stream), directory), None)
+        return Received(unpacked(Begun(head, stream), directory), None)
     text = head + _read_up_to(stream, MAX_DOCUMENT - len(head) + 1)
     if len(text) > MAX_DOCUMENT:
         raise InvalidInput("standard input: no archive, and longer than a Dockerfile may be")
@@ -106,18 +106,3 @@ def _read_up_to(stream: Readable, size: int) -> bytes:
         pieces.append(piece)
         size -= len(piece)
     return b"".join(pieces)
-
-
-class _Begun:
-    """A stream of which the beginning was read already."""
-
-    def __init__(self, head: bytes, stream: Readable) -> None:
-        self._head = head
-        self._stream = stream
-
-    def read(self, size: int = -1, /) -> bytes:
-        if not self._head:
-            return self._stream.read(size)
-        count = len(self._head) if size < 0 else size
-        chunk, self._head = self._head[:count], self._head[count:]
-        return chunk

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lamina.content.lease import Lease
 from lamina.engine.changes import apply_changes
+from lamina.engine.families import layer_type, media_types
 from lamina.engine.images import load_record
 from lamina.errors import InvalidInput, NotFound, Unsupported
 from lamina.image import Image
@@ -20,14 +21,7 @@ from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.skeleton import Bounded
 from lamina.oci.config import History, ImageConfig
 from lamina.oci.descriptor import (
-    DOCKER_CONFIG,
-    DOCKER_LAYER,
-    DOCKER_LAYER_GZIP,
     DOCKER_MANIFEST,
-    OCI_CONFIG,
-    OCI_LAYER,
-    OCI_LAYER_GZIP,
-    OCI_MANIFEST,
     Descriptor,
 )
 from lamina.oci.digest import Digest
@@ -43,7 +37,6 @@ if TYPE_CHECKING:
     from lamina.snapshot.changes import Change
 
 _BUFFER = 1 << 18
-FORMS = ("oci", "docker")
 # A container has these settings of its own: also where they are empty, those of the image are gone.
 _SETTINGS = (
     "Cmd", "Entrypoint", "Env", "ExposedPorts", "Healthcheck", "Labels", "StopSignal", "User", "Volumes",
@@ -52,8 +45,6 @@ _SETTINGS = (
 # Of the old config: triggers, which were for builds on it, and what speaks of the container behind it.
 _NOT_INHERITED = ("OnBuild", "Hostname", "Domainname", "Image")
 _NOT_OF_THE_NEW = ("author", "container", "container_config", "id", "parent")
-_IN_DOCKER = {OCI_LAYER: DOCKER_LAYER, OCI_LAYER_GZIP: DOCKER_LAYER_GZIP}
-_IN_OCI = {docker: oci for oci, docker in _IN_DOCKER.items()}
 
 
 class BaseNotFound(NotFound):
@@ -184,7 +175,7 @@ class _Commit:
             layers.append(self.layer)
         is_docker = self.base.manifest.media_type == DOCKER_MANIFEST and all(map(_is_dockers, layers))
         family = form or ("docker" if is_docker else "oci")
-        media_type, config_type = _family(family)
+        media_type, config_type = media_types(family)
         described = Descriptor(media_type=config_type, digest=config.digest, size=len(config.raw))
         manifest = Manifest.build(described, _in_family(layers, family), media_type=media_type)
         self._put(config_type, config.raw)
@@ -218,19 +209,11 @@ def _config(base: Image, execution: Mapping[str, Any], line: History, diff_id: D
     return ImageConfig.build(document)
 
 
-def _family(form: str) -> tuple[str, str]:
-    """Media types of manifest and config."""
-    if form not in FORMS:
-        raise InvalidInput(f"{form}: not a format of images (one of {', '.join(FORMS)})")
-    return (DOCKER_MANIFEST, DOCKER_CONFIG) if form == "docker" else (OCI_MANIFEST, OCI_CONFIG)
-
-
 def _in_family(layers: Sequence[Descriptor], form: str) -> list[Descriptor]:
     """The same blobs by the words of one family. The old descriptors' annotations spoke of the old image."""
-    words = _IN_DOCKER if form == "docker" else _IN_OCI
     found = [
         Descriptor(
-            media_type=words.get(layer.media_type, layer.media_type), digest=layer.digest, size=layer.size
+            media_type=layer_type(layer.media_type, form), digest=layer.digest, size=layer.size
         )
         for layer in layers
     ]

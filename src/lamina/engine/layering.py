@@ -41,16 +41,23 @@ def store_layer(
         note(diff_id)
         builder.finish(diff_id, size)
         layer = ingest.commit(media_type)
-    _adopt(engine, diff_id, index.getvalue())
+    adopt(engine, layer, diff_id, index.getvalue())
     return layer
 
 
-def _adopt(engine: Engine, diff_id: Digest, index: bytes) -> None:
+def adopt(engine: Engine, layer: Descriptor, diff_id: Digest, index: bytes) -> None:
+    """The index is all that questions need; what a driver mounts is made when somebody mounts it."""
     from lamina.snapshot.receive import adopt_layer
 
-    store = engine.store
-    facts = adopt_layer(engine.layers_store, diff_id, index, store.blob_path(diff_id))
+    blob = engine.store.blob_path(layer.digest) if layer.digest == diff_id else None
+    adopt_layer(engine.layers_store, diff_id, index, blob)
+    learn(engine, layer.digest, diff_id)
+
+
+def learn(engine: Engine, blob: Digest, diff_id: Digest) -> None:
+    """That a blob inflates to a layer whose index is here."""
+    facts, store = engine.layers_store.facts(diff_id), engine.store
     with store.state.transaction():
-        store.catalog.learn_layer(diff_id, LayerFacts(
+        store.catalog.learn_layer(blob, LayerFacts(
             diff_id=diff_id, tar_size=facts.tar_size, content_size=facts.content_size, entries=facts.entries,
         ))

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lamina.content.behind import WriteBehind
-from lamina.content.catalog import LayerFacts
 from lamina.content.lease import Lease
 from lamina.engine.bases import Base, find_base, kept_base, stated_base
 from lamina.engine.explain import open_indexes, sharing
+from lamina.engine.layering import adopt
 from lamina.errors import InvalidInput
 from lamina.events import Action, Event
 from lamina.image import Image
@@ -276,23 +276,10 @@ class Merging:
             layer = ingest.commit(layer_media_type(compression, is_docker))
         diff_id = out.diff_id or layer.digest
         builder.finish(diff_id, merged.tar_size)
-        self._adopt(layer, diff_id, index.getvalue())
-        return layer, diff_id
-
-    def _adopt(self, layer: Descriptor, diff_id: Digest, index: bytes) -> None:
-        """The index is all that questions need; what a driver mounts is made when somebody mounts it."""
-        from lamina.snapshot.receive import adopt_layer
-
-        store = self.engine.store
         self.layers.append(diff_id)
         self.lease.hold([diff_id])
-        blob = store.blob_path(layer.digest) if layer.digest == diff_id else None
-        facts = adopt_layer(self.engine.layers_store, diff_id, index, blob)
-        with store.state.transaction():
-            store.catalog.learn_layer(layer.digest, LayerFacts(
-                diff_id=diff_id, tar_size=facts.tar_size, content_size=facts.content_size,
-                entries=facts.entries,
-            ))
+        adopt(self.engine, layer, diff_id, index.getvalue())
+        return layer, diff_id
 
     # -- documents
 

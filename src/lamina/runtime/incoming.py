@@ -21,7 +21,7 @@ def plain(stream: Readable) -> Readable:
     head = b""
     while len(head) < len(_XZ_MAGIC) and (more := stream.read(len(_XZ_MAGIC) - len(head))):
         head += more
-    source = _Begun(head, stream)
+    source = Begun(head, stream)
     if head == _XZ_MAGIC:
         return _Decoded(source, _xz, "xz")
     if head[:3] == _BZIP2_MAGIC:
@@ -29,7 +29,7 @@ def plain(stream: Readable) -> Readable:
     return inflate(source)
 
 
-class _Begun:
+class Begun:
     """A stream of which the beginning was read already."""
 
     def __init__(self, head: bytes, stream: Readable) -> None:

@@ -5,23 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lamina.content.catalog import LayerFacts
 from lamina.engine.building.exchange import INLINE, inline_document
 from lamina.engine.building.groups import ranges
 from lamina.engine.building.state import BuiltLayer, StageState
+from lamina.engine.families import layer_type, media_types
+from lamina.engine.layering import learn
 from lamina.insight.instruction import ARGUMENTS, BASE, DOCKERFILE, INSTRUCTION, LINES
 from lamina.layer.compress import Compression, deflate, layer_media_type
 from lamina.oci.config import ImageConfig
 from lamina.oci.descriptor import (
-    DOCKER_CONFIG,
     DOCKER_INDEX,
-    DOCKER_LAYER,
-    DOCKER_LAYER_GZIP,
-    DOCKER_MANIFEST,
-    OCI_CONFIG,
     OCI_INDEX,
-    OCI_LAYER,
-    OCI_LAYER_GZIP,
     OCI_MANIFEST,
     Descriptor,
 )
@@ -39,8 +33,6 @@ _NOT_OF_THE_NEW = (
 )
 # Of the old config: triggers, which are done, and what speaks of a container behind it.
 _NOT_INHERITED = ("Domainname", "Hostname", "Image")
-_IN_DOCKER = {OCI_LAYER: DOCKER_LAYER, OCI_LAYER_GZIP: DOCKER_LAYER_GZIP}
-_IN_OCI = {docker: oci for oci, docker in _IN_DOCKER.items()}
 
 
 def write_documents(build: Build, state: StageState) -> Manifest:
@@ -51,8 +43,7 @@ def write_documents(build: Build, state: StageState) -> Manifest:
     found = ranges(state, build.options, build.dockerfile, build.stages)
     state = _compressed(build, state, found)
     config = _config(build, state)
-    is_docker = build.options.form == "docker"
-    config_type, media_type = (DOCKER_CONFIG, DOCKER_MANIFEST) if is_docker else (OCI_CONFIG, OCI_MANIFEST)
+    media_type, config_type = media_types(build.options.form)
     described = Descriptor(media_type=config_type, digest=config.digest, size=len(config.raw))
     manifest = _manifest(build, state, described, media_type)
     for kind, raw in ((config_type, config.raw), (media_type, manifest.raw)):
@@ -114,12 +105,7 @@ def _deflated(build: Build, layer: BuiltLayer, compression: Compression, level: 
         out.finish()
         build.lease.hold([ingest.digest])
         made = ingest.commit(layer_media_type(compression, False))
-    facts = build.engine.layers_store.facts(layer.diff_id)
-    with store.state.transaction():
-        store.catalog.learn_layer(made.digest, LayerFacts(
-            diff_id=layer.diff_id, tar_size=facts.tar_size, content_size=facts.content_size,
-            entries=facts.entries,
-        ))
+    learn(build.engine, made.digest, layer.diff_id)
     return made
 
 
@@ -147,10 +133,9 @@ def _config(build: Build, state: StageState) -> ImageConfig:
 
 
 def _manifest(build: Build, state: StageState, config: Descriptor, media_type: str) -> Manifest:
-    words = _IN_DOCKER if media_type == DOCKER_MANIFEST else _IN_OCI
     layers = []
     for layer in state.layers:
-        kind = words.get(layer.descriptor.media_type, layer.descriptor.media_type)
+        kind = layer_type(layer.descriptor.media_type, build.options.form)
         document: dict[str, Any] = {
             "mediaType": kind, "digest": layer.descriptor.digest, "size": layer.descriptor.size,
         }

@@ -100,7 +100,6 @@ class BuildOptions:
     cpus: float | None = None
     cpu_shares: int | None = None
     cpuset_cpus: str = ""
-    cgroup_parent: str = ""
     runtime: str = ""
     form: str = "oci"
     has_provenance: bool = True
