@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,18 @@ def _user(name: str) -> OrdinaryUser:
     except KeyError:
         raise AssertionError(f"user {name} is missing: tests/run makes it") from None
     return OrdinaryUser(found.pw_name, found.pw_uid, found.pw_gid, Path(found.pw_dir))
+
+
+def remove_when_idle(directory: Path) -> None:
+    """``run --rm`` tells the end before its monitor has undone the last of it: that may still come and go."""
+    deadline = time.monotonic() + 20
+    while directory.exists():
+        try:
+            shutil.rmtree(directory)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

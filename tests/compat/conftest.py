@@ -7,13 +7,13 @@ failure that names the program; ``tests/run`` installs all of them.
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.compat.peers import Docker, Lamina, Podman, Skopeo, Umoci, daemon, program, unmount_below, wait_for
+from tests.conftest import remove_when_idle
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,7 +29,7 @@ def workshop() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="lamina-", dir="/tmp"))
     yield directory
     unmount_below(directory)
-    shutil.rmtree(directory)
+    remove_when_idle(directory)
 
 
 @pytest.fixture(scope="session")
@@ -93,4 +93,4 @@ def lamina(workshop: Path) -> Iterator[Lamina]:
     home = Path(tempfile.mkdtemp(prefix="l-", dir=workshop))
     yield Lamina(home / "root")
     unmount_below(home)
-    shutil.rmtree(home)
+    remove_when_idle(home)

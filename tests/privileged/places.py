@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import OrdinaryUser
+from tests.conftest import OrdinaryUser, remove_when_idle
 
 from lamina.content.local import LocalStore
 from lamina.layer.entry import Entry
@@ -221,5 +221,5 @@ def owned_directory(user: OrdinaryUser | None) -> Iterator[Path]:
     try:
         yield path
     finally:
-        shutil.rmtree(path)
+        remove_when_idle(path)
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import remove_when_idle
 from tests.privileged.builds import Yard, finish
 from tests.privileged.hostile import Ground, Item, ground, grounds, link  # noqa: F401 - fixtures
 from tests.privileged.places import busybox_layer, make_layout
@@ -34,7 +35,7 @@ def homes() -> Iterator[list[Path]]:
     found: list[Path] = []
     yield found
     for home in found:
-        shutil.rmtree(home)
+        remove_when_idle(home)
 
 
 def none(command: str, *flags: str) -> str:

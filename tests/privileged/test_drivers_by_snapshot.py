@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 from lamina.content.state import State
 from lamina.oci.config import chain_ids
 from lamina.oci.digest import Digest
-from lamina.snapshot import copying, probing
+from lamina.snapshot import copying, drivers
 from lamina.snapshot.copying import CopyingSnapshotter
 from lamina.snapshot.hands import Hands
 from lamina.snapshot.layers import LayerStore
@@ -28,7 +28,7 @@ LEFT_OUT = {"five_hundred_layers", "a_hundred_and_thirty_layers", "two_processes
 
 
 class BySnapshot(CopyingSnapshotter):
-    def __init__(self, state: State, layers: LayerStore, hands: Hands) -> None:
+    def __init__(self, state: State, layers: LayerStore, hands: Hands, _options: Mapping[str, str]) -> None:
         super().__init__(state, layers, hands)
         self.layers = layers
 
@@ -40,7 +40,7 @@ class BySnapshot(CopyingSnapshotter):
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     point = EntryPoint("bysnapshot", f"{__name__}:BySnapshot", "lamina.storage_drivers")
     monkeypatch.setattr(EntryPoint, "load", lambda _self: BySnapshot)
-    monkeypatch.setattr(probing, "_entry_points", lambda: [point])
+    monkeypatch.setattr(drivers, "entry_points", lambda: [point])
     monkeypatch.setattr(BySnapshot, "name", "bysnapshot")
     monkeypatch.setattr(copying, "NAME", "bysnapshot")
     bench = Bench("bysnapshot", tmp_path / "root")

@@ -14,7 +14,7 @@ from lamina.snapshot.hands import Hands
 from lamina.snapshot.layers import LayerStore
 from lamina.snapshot.metadata import SnapshotTable
 from lamina.snapshot.namespace import Identity, Ownership
-from lamina.snapshot.overlay import open_overlay
+from lamina.snapshot.overlay import open_driver
 from lamina.snapshot.snapshotter import SnapshotInUse, Snapshotter
 
 A, B, C = (Digest.of(name.encode()) for name in "abc")
@@ -31,7 +31,7 @@ def state(tmp_path: Path) -> Iterator[State]:
 def driver(tmp_path: Path, state: State) -> Snapshotter:
     """a - ab - abc, and ac beside them; a snapshot of somebody's own on ab."""
     (tmp_path / "layers" / "sha256").mkdir(parents=True)
-    driver = open_overlay(state, LayerStore(tmp_path), Hands(Identity(ownership=Ownership.KEPT)))
+    driver = open_driver(state, LayerStore(tmp_path), Hands(Identity(ownership=Ownership.KEPT)), {})
     table = SnapshotTable(state, "overlay2")
     for name, parent, layer in (("a", "", A), ("ab", "a", B), ("abc", "ab", C), ("ac", "a", C)):
         table.put_layer(name, parent, layer, {"layer": "kept-trusted"})

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from lamina.content.state import State
-from lamina.snapshot import probing
+from lamina.errors import InvalidInput
+from lamina.snapshot import drivers, probing
 from lamina.snapshot.copying import CopyingSnapshotter
+from lamina.snapshot.drivers import ORDER, read_options
 from lamina.snapshot.hands import Hands
 from lamina.snapshot.layers import LayerStore
 from lamina.snapshot.namespace import Identity, Ownership, unprivileged_identity
-from lamina.snapshot.probing import ORDER, choose, probe, reopen
+from lamina.snapshot.probing import choose, probe, reopen
 from lamina.snapshot.snapshotter import DriverUnavailable
 
 
@@ -81,8 +83,8 @@ def test_other_names(tmp_path: Path, state: State) -> None:
 
 
 def test_unknown_drivers_are_named(tmp_path: Path, state: State) -> None:
-    with pytest.raises(DriverUnavailable, match=r"zfs.*erofs, overlay2, vfs"):
-        chosen(tmp_path, state, "zfs")
+    with pytest.raises(DriverUnavailable, match=r"aufs.*erofs, overlay2,.* vfs"):
+        chosen(tmp_path, state, "aufs")
     assert not (tmp_path / "snapshots" / "driver.json").exists()
 
 
@@ -105,27 +107,55 @@ def test_root_without_its_rights_is_told_so(tmp_path: Path) -> None:
     root = Hands(Identity(ownership=Ownership.KEPT, may_mount=False))
     anybody = Hands(unprivileged_identity())
     for name in ("overlay2", "erofs"):
-        assert probing._candidate(name, tmp_path, root).reason.startswith("needs CAP_SYS_ADMIN, which root lacks here")
-        assert probing._candidate(name, tmp_path, anybody).reason.startswith("needs root")
+        assert probing._candidate(name, tmp_path, root, {}).reason.startswith("needs CAP_SYS_ADMIN, which root lacks here")
+        assert probing._candidate(name, tmp_path, anybody, {}).reason.startswith("needs root")
 
 
 class Odd(CopyingSnapshotter):
     name = "odd"
 
-    def __init__(self, state: State, layers: LayerStore, hands: Hands) -> None:
+    def __init__(self, state: State, layers: LayerStore, hands: Hands, options: dict[str, str]) -> None:
         super().__init__(state, layers, hands)
+        self.options = options
 
     @staticmethod
-    def probe(root: Path, hands: Hands) -> str:
+    def try_driver(root: Path, hands: Hands, options: dict[str, str]) -> str:
         return "" if (root / "odd").exists() else "no file called odd"
 
 
 def test_other_peoples_drivers(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("odd", f"{__name__}:Odd", "lamina.storage_drivers")
     monkeypatch.setattr(EntryPoint, "load", lambda _self: Odd)
-    monkeypatch.setattr(probing, "_entry_points", lambda: [point])
+    monkeypatch.setattr(drivers, "entry_points", lambda: [point])
     with pytest.raises(DriverUnavailable, match="no file called odd"):
         chosen(tmp_path, state, "odd")
     (tmp_path / "odd").touch()
     assert chosen(tmp_path, state, "odd") == "odd"
     assert [candidate.is_usable for candidate in probe(tmp_path) if candidate.name == "odd"] == [True]
+
+
+def test_options_reach_the_driver_and_stay(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("odd", f"{__name__}:Odd", "lamina.storage_drivers")
+    monkeypatch.setattr(EntryPoint, "load", lambda _self: Odd)
+    monkeypatch.setattr(drivers, "entry_points", lambda: [point])
+    (tmp_path / "odd").touch()
+
+    def options(*texts: str) -> dict[str, str]:
+        driver = choose(tmp_path, state, LayerStore(tmp_path), wanted="odd", options=read_options(texts))
+        driver.close()
+        assert isinstance(driver, Odd)
+        return driver.options
+
+    assert options("odd.place=here", "other.place=there") == {"place": "here"}
+    assert options() == {"place": "here"}
+    assert options("odd.more=x") == {"place": "here", "more": "x"}
+    again = reopen(tmp_path, state, LayerStore(tmp_path), "odd")
+    again.close()
+    assert isinstance(again, Odd)
+    assert again.options == {"place": "here", "more": "x"}
+
+
+@pytest.mark.parametrize("text", ["size=1", "overlay2.nonsense=1", "vfs", "vfs.=1", "=", "vfs.size"])
+def test_bad_options(text: str) -> None:
+    with pytest.raises(InvalidInput, match="storage option"):
+        read_options([text])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from lamina.snapshot.drivers import read_options
 from lamina.snapshot.probing import probe
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def info(engine: Engine) -> dict[str, Any]:
         "Driver": driver.name,
         "DriverCandidates": [
             {"Name": found.name, "Usable": found.is_usable, "Reason": found.reason}
-            for found in probe(engine.root)
+            for found in probe(engine.root, read_options(engine.settings.storage_opts))
         ],
         "Runtime": _runtime(engine),
         "RuntimeCandidates": [

@@ -147,10 +147,14 @@ class Engine:
 
     @cached_property
     def driver(self) -> Snapshotter:
+        from lamina.snapshot.drivers import read_options
         from lamina.snapshot.probing import choose
 
         wanted = self.settings.storage_driver
-        driver = choose(self.root, self.store.state, self.layers_store, wanted=wanted or None)
+        driver = choose(
+            self.root, self.store.state, self.layers_store, wanted=wanted or None,
+            options=read_options(self.settings.storage_opts),
+        )
         self._open.callback(driver.close)
         return driver
 

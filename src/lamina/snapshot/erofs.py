@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from lamina.snapshot.hands import Hands
 from lamina.snapshot.layers import LayerStore
 from lamina.snapshot.snapshotter import Form, Mount, Reception, Usage
 from lamina.snapshot.stacked import StackedSnapshotter, keys_of
+from lamina.snapshot.trying import LACKING, overlay_reason, scratch
 
 if TYPE_CHECKING:
     from lamina.layer.index import LayerIndex
@@ -30,7 +31,9 @@ NAME = "erofs"
 ALONE = "alone"
 
 
-def open_erofs(state: State, layers: LayerStore, hands: Hands) -> StackedSnapshotter:
+def open_driver(
+    state: State, layers: LayerStore, hands: Hands, _options: Mapping[str, str]
+) -> StackedSnapshotter:
     return StackedSnapshotter(NAME, state, layers, ImageLowers(layers), hands)
 
 
@@ -114,6 +117,20 @@ def _devices(image: Path, diff_id: Digest) -> list[str]:
     except FileNotFoundError:
         return [diff_id]
     return found
+
+
+def promise(_hands: Hands) -> str:
+    return "mounts an index over each layer's tar, unpacks nothing"
+
+
+def try_driver(root: Path, hands: Hands, _options: Mapping[str, str]) -> str:
+    if hands.identity.is_initial and not hands.identity.may_mount:
+        return LACKING
+    if not hands.identity.is_initial:
+        return "needs root: EROFS cannot be mounted in a user namespace"
+    with scratch(root, hands) as path:
+        reason = try_erofs(path)
+    return reason or overlay_reason(root, hands)
 
 
 def try_erofs(scratch: Path) -> str:

@@ -8,7 +8,8 @@ lower layers that it links to. Both share their files' data: only directories ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from lamina.content.state import State
 from lamina.oci.digest import Digest
@@ -17,13 +18,25 @@ from lamina.snapshot.layers import LayerStore, read_usage
 from lamina.snapshot.namespace import Identity, Ownership
 from lamina.snapshot.snapshotter import Form, Mount, Reception, Usage
 from lamina.snapshot.stacked import StackedSnapshotter, keys_of
+from lamina.snapshot.trying import overlay_reason, owners
 from lamina.values import asdict
 
 NAME = "overlay2"
 
 
-def open_overlay(state: State, layers: LayerStore, hands: Hands) -> StackedSnapshotter:
+def open_driver(
+    state: State, layers: LayerStore, hands: Hands, _options: Mapping[str, str]
+) -> StackedSnapshotter:
     return StackedSnapshotter(NAME, state, layers, TreeLowers(layers, hands), hands)
+
+
+def try_driver(root: Path, hands: Hands, _options: Mapping[str, str]) -> str:
+    return overlay_reason(root, hands)
+
+
+def promise(hands: Hands) -> str:
+    kind = "kernel overlayfs" if hands.identity.is_initial else "kernel overlayfs in a user namespace"
+    return f"{kind}{owners(hands)}"
 
 
 def reception_for(identity: Identity) -> Reception:

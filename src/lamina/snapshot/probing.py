@@ -6,17 +6,15 @@ written down. Probing mounts nothing anywhere: a detached mount proves the same.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lamina.content.durable import make_directory, write_file
 from lamina.content.state import State
 from lamina.errors import LaminaError
 from lamina.snapshot.choice import choice_file, read_choice
+from lamina.snapshot.drivers import ORDER, Options, canonical, driver_names, find_driver, options_of
 from lamina.snapshot.hands import Hands
 from lamina.snapshot.layers import LayerStore
 from lamina.snapshot.namespace import (
@@ -26,20 +24,8 @@ from lamina.snapshot.namespace import (
     single_identity,
     unprivileged_identity,
 )
-from lamina.snapshot.snapshotter import DriverUnavailable, Mount, Snapshotter
+from lamina.snapshot.snapshotter import DriverUnavailable, Snapshotter
 from lamina.values import dataclass
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
-# Best first. Third parties add theirs as entry points of this group: a callable like those in _OPENERS,
-# with an attribute ``probe(root, hands)`` if it can say why it does not work.
-ORDER = ("erofs", "overlay2", "vfs")
-ENTRY_POINTS = "lamina.storage_drivers"
-_UNKNOWN = f"no such driver (one of {', '.join(ORDER)}, or an installed one)"
-ALIASES = {"overlay": "overlay2", "copy": "vfs"}
-
-Opener = Callable[[State, LayerStore, Hands], Snapshotter]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,21 +37,29 @@ class Candidate:
     reason: str
 
 
-def choose(root: Path, state: State, layers: LayerStore, *, wanted: str | None = None) -> Snapshotter:
+def choose(
+    root: Path, state: State, layers: LayerStore, *, wanted: str | None = None, options: Options | None = None
+) -> Snapshotter:
     """The driver that was asked for, else the one used so far, else the best that works here.
 
-    Raises :class:`DriverUnavailable`, with the reason.
+    ``options`` are of all drivers (``zfs.fsname``); what was given once is remembered. Raises
+    :class:`DriverUnavailable`, with the reason.
     """
     remembered = read_choice(root)
-    if remembered is not None and wanted in (None, remembered["driver"]):
-        return reopen(root, state, layers, str(remembered["driver"]))
+    given = dict(options or {})
+    wanted = canonical(wanted) if wanted else None
+    if remembered is not None:
+        _remember_options(root, remembered, given)
+        if wanted in (None, remembered["driver"]):
+            return reopen(root, state, layers, str(remembered["driver"]))
+        given = {**remembered["options"], **given}
     identity = settled_identity()
     hands = Hands(identity)
     try:
-        chosen = _wanted(wanted, root, hands) if wanted else _best(root, hands)
+        chosen = _insist_usable(wanted, root, hands, given) if wanted else _best(root, hands, given)
         if remembered is None:
-            remember(root, chosen, identity)
-        return _open(chosen, state, layers, hands)
+            remember(root, chosen, identity, given)
+        return _open(chosen, state, layers, hands, given)
     except BaseException:
         hands.close()
         raise
@@ -78,19 +72,19 @@ def reopen(root: Path, state: State, layers: LayerStore, name: str) -> Snapshott
         return choose(root, state, layers, wanted=name)
     hands = Hands(_as_remembered(remembered))
     try:
-        return _open(name, state, layers, hands)
+        return _open(name, state, layers, hands, remembered["options"])
     except BaseException:
         hands.close()
         raise
 
 
-def probe(root: Path) -> list[Candidate]:
+def probe(root: Path, options: Options | None = None) -> list[Candidate]:
     """Every driver that is installed, best first, and whether it works on this directory for this user."""
+    remembered = read_choice(root) or {"options": {}}
+    given = {**remembered["options"], **(options or {})}
     hands = Hands(settled_identity())
     try:
-        found = [_candidate(name, root, hands) for name in ORDER]
-        found += [_candidate(point.name, root, hands) for point in _entry_points()]
-        return found
+        return [_candidate(name, root, hands, given) for name in driver_names()]
     finally:
         hands.close()
 
@@ -115,69 +109,47 @@ def settled_identity() -> Identity:
     return unprivileged_identity()
 
 
-def _open(name: str, state: State, layers: LayerStore, hands: Hands) -> Snapshotter:
-    opener = _OPENERS.get(name)
-    if opener is not None:
-        return opener(state, layers, hands)
-    for point in _entry_points():
-        if point.name == name:
-            made: Snapshotter = point.load()(state, layers, hands)
-            return made
-    raise DriverUnavailable(f"storage driver {name}: {_UNKNOWN}")
-
-
-def _overlay(state: State, layers: LayerStore, hands: Hands) -> Snapshotter:
-    from lamina.snapshot.overlay import open_overlay  # noqa: PLC0415 - one driver a command
-
-    return open_overlay(state, layers, hands)
-
-
-def _erofs(state: State, layers: LayerStore, hands: Hands) -> Snapshotter:
-    from lamina.snapshot.erofs import open_erofs  # noqa: PLC0415 - one driver a command
-
-    return open_erofs(state, layers, hands)
-
-
-def _vfs(state: State, layers: LayerStore, hands: Hands) -> Snapshotter:
-    from lamina.snapshot.copying import CopyingSnapshotter  # noqa: PLC0415 - one driver a command
-
-    return CopyingSnapshotter(state, layers, hands)
-
-
-_OPENERS: dict[str, Opener] = {"overlay2": _overlay, "erofs": _erofs, "vfs": _vfs}
-
-
-def _entry_points() -> Iterable[EntryPoint]:
-    from importlib.metadata import entry_points  # noqa: PLC0415 - 15 ms, for names that are not ours
-
-    return entry_points(group=ENTRY_POINTS)
+def _open(name: str, state: State, layers: LayerStore, hands: Hands, options: Options) -> Snapshotter:
+    return find_driver(name).open(state, layers, hands, options_of(name, options))
 
 
 # -- choosing
 
 
-def _wanted(name: str, root: Path, hands: Hands) -> str:
-    name = ALIASES.get(name, name)
-    candidate = _candidate(name, root, hands)
+def _insist_usable(name: str, root: Path, hands: Hands, options: Options) -> str:
+    candidate = _candidate(name, root, hands, options)
     if not candidate.is_usable:
         raise DriverUnavailable(f"storage driver {name}: {candidate.reason}")
     return name
 
 
-def _best(root: Path, hands: Hands) -> str:
+def _best(root: Path, hands: Hands, options: Options) -> str:
     reasons = []
     for name in ORDER:
-        candidate = _candidate(name, root, hands)
+        candidate = _candidate(name, root, hands, options)
         if candidate.is_usable:
             return name
         reasons.append(f"{name}: {candidate.reason}")
     raise DriverUnavailable(f"no storage driver works here ({'; '.join(reasons)})")
 
 
-def remember(root: Path, driver: str, identity: Identity) -> None:
+def remember(root: Path, driver: str, identity: Identity, options: Options | None = None) -> None:
     """Makes a driver, and what this user was found to be able to do, the choice of a state directory."""
+    _write_choice(root, {
+        "driver": driver, "ownership": identity.ownership, "mounts": identity.may_mount,
+        "options": dict(options or {}),
+    })
+
+
+def _remember_options(root: Path, remembered: dict[str, Any], given: Options) -> None:
+    """A monitor opens the driver without our settings: what they say must be there for it."""
+    if not given.items() <= remembered["options"].items():
+        remembered["options"] = {**remembered["options"], **given}
+        _write_choice(root, remembered)
+
+
+def _write_choice(root: Path, choice: dict[str, Any]) -> None:
     make_directory(root / "snapshots")
-    choice = {"driver": driver, "ownership": identity.ownership, "mounts": identity.may_mount}
     write_file(choice_file(root), json.dumps(choice).encode())
 
 
@@ -196,86 +168,13 @@ def _as_remembered(choice: dict[str, Any]) -> Identity:
 # -- trying
 
 
-def _candidate(name: str, root: Path, hands: Hands) -> Candidate:
-    trial = _TRIALS.get(name)
-    if trial is not None:
-        return trial(root, hands)
-    for point in _entry_points():
-        if point.name == name:
-            try:
-                reason = getattr(point.load(), "probe", lambda _root, _hands: "")(root, hands)
-            except Exception as error:  # a stranger's code: whatever it raises is its reason
-                reason = f"{type(error).__name__}: {error}"
-            return Candidate(name=name, is_usable=not reason, reason=reason or "installed")
-    return Candidate(name=name, is_usable=False, reason=_UNKNOWN)
-
-
-def _try_vfs(_root: Path, hands: Hands) -> Candidate:
-    owners = "" if hands.identity.ownership is not Ownership.SINGLE else "; files get one owner"
-    return Candidate(name="vfs", is_usable=True, reason=f"copies files, needs nothing{owners}")
-
-
-def _try_overlay(root: Path, hands: Hands) -> Candidate:
-    reason = _overlay_reason(root, hands)
-    kind = "kernel overlayfs" if hands.identity.is_initial else "kernel overlayfs in a user namespace"
-    owners = "; files get one owner" if hands.identity.ownership is Ownership.SINGLE else ""
-    return Candidate(name="overlay2", is_usable=not reason, reason=reason or f"{kind}{owners}")
-
-
-def _try_erofs(root: Path, hands: Hands) -> Candidate:
-    reason = _erofs_reason(root, hands) or _overlay_reason(root, hands)
-    shown = reason or "mounts an index over each layer's tar, unpacks nothing"
-    return Candidate(name="erofs", is_usable=not reason, reason=shown)
-
-
-_LACKING = "needs CAP_SYS_ADMIN, which root lacks here, as in a container"
-_TRIALS = {"vfs": _try_vfs, "overlay2": _try_overlay, "erofs": _try_erofs}
-
-
-def _overlay_reason(root: Path, hands: Hands) -> str:
-    if not hands.identity.may_mount:
-        if hands.identity.is_initial:
-            return _LACKING
-        return "needs root, or user namespaces for ordinary users, which this system does not allow"
-    with _scratch(root, hands) as scratch:
-        found: str = hands.run("try_overlay", path=str(scratch), xattrs=hands.identity.xattr_namespace)
-        return found
-
-
-def _erofs_reason(root: Path, hands: Hands) -> str:
-    if hands.identity.is_initial and not hands.identity.may_mount:
-        return _LACKING
-    if not hands.identity.is_initial:
-        return "needs root: EROFS cannot be mounted in a user namespace"
-    from lamina.snapshot.erofs import try_erofs  # noqa: PLC0415 - one driver a command
-
-    with _scratch(root, hands) as scratch:
-        return try_erofs(scratch)
-
-
-def try_overlay(path: Path, xattrs: str) -> str:
-    """Two lower directories and an upper one, in which a lower file is then removed and replaced."""
-    for name in ("low", "lower", "upper", "work"):
-        (path / name).mkdir()
-    mount = Mount(
-        type="overlay", source="overlay",
-        options=(f"upperdir={path / 'upper'}", f"workdir={path / 'work'}",
-                 *(("userxattr",) if xattrs == "user" else ())),
-        layers=tuple(Mount(type="bind", source=str(path / name)) for name in ("lower", "low")),
-    )
-    from lamina.snapshot.mounting import can_mount  # noqa: PLC0415 - ctypes, for those who mount
-
-    return can_mount(mount)
-
-
-@contextlib.contextmanager
-def _scratch(root: Path, hands: Hands) -> Iterator[Path]:
-    """Where the driver's files would be: what works on another filesystem proves nothing."""
-    home = root / "snapshots"
-    make_directory(home)
-    path = home / f".trying-{os.urandom(8).hex()}"
-    path.mkdir(mode=0o700)
+def _candidate(name: str, root: Path, hands: Hands, options: Options) -> Candidate:
     try:
-        yield path
-    finally:
-        hands.empty(path)
+        driver = find_driver(name)
+        reason = driver.reason_against(root, hands, options_of(name, options))
+        return Candidate(name=name, is_usable=not reason, reason=reason or driver.promise(hands))
+    except DriverUnavailable as error:
+        reason = str(error).removeprefix(f"storage driver {name}: ")
+        return Candidate(name=name, is_usable=False, reason=reason)
+    except Exception as error:  # a stranger's code: whatever it raises is its reason
+        return Candidate(name=name, is_usable=False, reason=f"{type(error).__name__}: {error}")

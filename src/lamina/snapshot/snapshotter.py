@@ -205,6 +205,19 @@ class PreparesAhead(Protocol):
         ...
 
 
+@runtime_checkable
+class LimitsSize(Protocol):
+    """A driver that can bound what an active snapshot takes (docker's ``--storage-opt size=``)."""
+
+    def limit(self, key: str, size: int) -> None:
+        """Writing more than ``size`` bytes fails from now on, with ENOSPC or EDQUOT.
+
+        Before the snapshot is mounted. Raises :class:`DriverUnavailable` where this machine cannot, and
+        ``InvalidInput`` for a size that cannot be.
+        """
+        ...
+
+
 def check_key(key: str) -> str:
     """Keys are data, never part of a path; they must still be printable and short.
 

@@ -208,7 +208,7 @@ def _name(*, source: str, target: str) -> None:
 
 
 def _try_overlay(*, path: str, xattrs: str) -> str:
-    from lamina.snapshot.probing import try_overlay  # noqa: PLC0415
+    from lamina.snapshot.trying import try_overlay  # noqa: PLC0415
 
     return try_overlay(Path(path), xattrs)
 

@@ -14,6 +14,7 @@ from lamina.content.local import LocalStore
 from lamina.layer.entry import Entry
 from lamina.oci.descriptor import OCI_LAYER, Descriptor
 from lamina.oci.digest import Digest
+from lamina.snapshot.drivers import read_options
 from lamina.snapshot.layers import LayerStore, Wanted
 from lamina.snapshot.mounting import mounted
 from lamina.snapshot.namespace import Ownership, unprivileged_identity
@@ -29,7 +30,9 @@ Layer = Sequence[Entry]
 class Bench:
     """One driver on one fresh state directory, and the few things that cases do with it."""
 
-    def __init__(self, driver: str, root: Path, *, may_mount: bool = True) -> None:
+    def __init__(
+        self, driver: str, root: Path, *, may_mount: bool = True, options: Sequence[str] = ()
+    ) -> None:
         """Without ``may_mount``, as if this system let ordinary users have no namespaces."""
         self.root = root
         self.store = LocalStore.create(root, platform=LINUX_AMD64)
@@ -38,7 +41,9 @@ class Bench:
         if not may_mount:
             remember(root, driver, unprivileged_identity())
         wanted = driver if may_mount else None
-        self.driver: Snapshotter = choose(root, self.store.state, self.layers, wanted=wanted)
+        self.driver: Snapshotter = choose(
+            root, self.store.state, self.layers, wanted=wanted, options=read_options(options)
+        )
         self._places = root.parent / f"{root.name}-places"
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lamina.oci.digest import Digest
@@ -35,12 +35,14 @@ from lamina.testing.cases import arrivals, layers, snapshots
 MODULES = (snapshots, layers, arrivals)
 
 
-def run_case(name: str, driver: str, parent: Path, *, may_mount: bool = True) -> str:
+def run_case(
+    name: str, driver: str, parent: Path, *, may_mount: bool = True, options: Sequence[str] = ()
+) -> str:
     """On a fresh directory below ``parent``; the empty text, or what went wrong."""
     root = Path(tempfile.mkdtemp(prefix=f"{name[:40]}-", dir=parent)) / "state"
     bench = None
     try:
-        bench = Bench(driver, root, may_mount=may_mount)
+        bench = Bench(driver, root, may_mount=may_mount, options=options)
         CASES[name](bench)
     except BaseException:
         return traceback.format_exc()
@@ -58,6 +60,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--case", action="append", choices=sorted(CASES), metavar="NAME")
     parser.add_argument("--json", action="store_true", help="one object a case")
     parser.add_argument("--no-mounts", action="store_true", help="as if nothing could be mounted")
+    parser.add_argument("--storage-opt", action="append", default=[], metavar="DRIVER.NAME=VALUE")
     parser.add_argument("--receive", type=Digest.parse, help=argparse.SUPPRESS)
     chosen = parser.parse_args(None if arguments is None else list(arguments))
     if chosen.receive is not None:
@@ -67,7 +70,9 @@ def main(arguments: Iterable[str] | None = None) -> int:
     failed = 0
     for name in chosen.case or CASES:
         started = time.monotonic()
-        problem = run_case(name, chosen.driver, chosen.root, may_mount=not chosen.no_mounts)
+        problem = run_case(
+            name, chosen.driver, chosen.root, may_mount=not chosen.no_mounts, options=chosen.storage_opt
+        )
         failed += bool(problem)
         _show(name, problem, time.monotonic() - started, as_json=chosen.json)
     return 1 if failed else 0
