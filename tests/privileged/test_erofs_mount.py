@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import random
 import subprocess
@@ -18,6 +19,7 @@ from tests.layer.test_erofs import EVERYTHING
 from lamina.layer import erofs
 from lamina.layer.entry import Entry, InvalidLayer, Kind
 from lamina.layer.tree import Tree
+from lamina.testing.bench import Bench
 from lamina.testing.images import (
     Chances,
     device,
@@ -243,3 +245,35 @@ def test_a_missing_device_is_an_error_when_mounting(tmp_path: Path) -> None:
             pass
     with stack.layers() as (mount,):
         assert (mount / "a").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("at", [1024 + 4, 1024 + 8, 1024 + 16, 1024 + 36, 1024 + 88, 1024 + 128 + 64, 1024 + 511])
+def test_the_kernel_refuses_a_superblock_that_is_not_what_was_written(tmp_path: Path, at: int) -> None:
+    stack = Stack(tmp_path, [[file("f", b"x" * 700), directory("d", mode=0o700)]])
+    image = tmp_path / "image0"
+    data = bytearray(image.read_bytes())
+    data[at] ^= 0x10
+    image.write_bytes(data)
+    with pytest.raises(OSError) as refused, stack.layers():
+        pass
+    assert refused.value.errno in (errno.EBADMSG, errno.EINVAL)
+
+
+def test_check_finds_a_damaged_image_and_the_next_use_makes_it_again(tmp_path: Path) -> None:
+    bench = Bench("erofs", tmp_path / "state")
+    try:
+        name = bench.stack([file("a", b"one")], [file("b", b"two")])
+        assert list(bench.layers.check()) == []
+        image = next((tmp_path / "state/layers").glob("*/*/erofs/alone"))
+        whole = image.read_bytes()
+        image.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+        (found,) = bench.layers.check()
+        assert (str(found.subject), found.problem) == (f"sha256:{image.parents[1].name}", "its EROFS image alone is damaged")
+        (found,) = bench.layers.check(repair=True)
+        assert found.repaired
+        assert list(bench.layers.check()) == []
+        bench.driver.commit_layers([row.diff_id for row in bench.driver.walk() if row.diff_id is not None])
+        assert image.read_bytes() == whole
+        assert sorted(bench.read(name)) == ["", "a", "b"]
+    finally:
+        bench.close()

@@ -29,9 +29,10 @@ from lamina.engine import containers, images, removing
 from lamina.engine.building import snapshots
 from lamina.engine.containers import Seen
 from lamina.engine.filters import check_filters
+from lamina.engine.landing import unpack_present
 from lamina.engine.lookup import find_image
 from lamina.engine.mounts import forget_gone, mounted_ids
-from lamina.errors import Conflict
+from lamina.errors import Conflict, LaminaError
 from lamina.oci.config import ImageConfig
 from lamina.oci.descriptor import Descriptor
 from lamina.oci.digest import Digest
@@ -256,10 +257,26 @@ def check(engine: Engine, *, repair: bool) -> Iterator[Finding]:
     """Damaged blobs first: repairing removes them, and then the images that miss them are named."""
     yield from check_blobs(engine.store, repair=repair)
     yield from check_images(engine.store)
-    yield from engine.layers_store.check(repair=repair)
+    yield from _check_layers(engine, repair=repair)
     yield from _check_containers(engine)
     if repair:
         engine.store.write_index()
+
+
+def _check_layers(engine: Engine, *, repair: bool) -> Iterator[Finding]:
+    """What was removed because it was damaged is made again out of blobs: containers may stand on it."""
+    removed = set()
+    for finding in engine.layers_store.check(repair=repair):
+        yield finding
+        if finding.repaired:
+            removed.add(finding.subject)
+    for record in engine.store.catalog.records() if removed else ():
+        try:
+            image = images.load_record(engine, record)
+            if removed.intersection(image.config.diff_ids):
+                unpack_present(engine, image)
+        except (LaminaError, OSError) as error:
+            yield Finding(subject=record.config, problem=f"cannot be unpacked again: {error}")
 
 
 def _check_containers(engine: Engine) -> Iterator[Finding]:

@@ -35,6 +35,8 @@ _BLOCK_BITS = 9
 _SUPER_OFFSET = 1024
 _MAGIC = 0xE0F5E1E2
 _DEVICE_TABLE = 0x8  # feature_incompat
+_CHECKED = 0x1  # feature_compat: the kernel compares the superblock with its checksum at every mount
+_CASTAGNOLI = 0x82F63B78
 # magic, checksum, feature_compat, blkszbits, extslots, root nid, inodes, build time s and ns, blocks,
 # meta_blkaddr, xattr_blkaddr, uuid, volume name, feature_incompat, algorithms, extra_devices, devt_slotoff
 _SUPER = struct.Struct("<IIIBBHQQIIII16s16sIHHH38x")
@@ -144,6 +146,8 @@ class _Image:
         starts = self._write_super(data)
         self._write_inodes(data, starts)
         self._write_directories(data)
+        covered = data[_SUPER_OFFSET : _SUPER_OFFSET + BLOCK]
+        struct.pack_into("<I", data, _SUPER_OFFSET + 4, _checksum(covered))
         return data
 
     # -- places
@@ -253,7 +257,7 @@ class _Image:
             at += blocks
         root = self._offsets[layer.directories[""]] // _SLOT_SIZE
         _SUPER.pack_into(
-            data, _SUPER_OFFSET, _MAGIC, 0, 0, _BLOCK_BITS, 0, root, len(self.order), 0, 0,
+            data, _SUPER_OFFSET, _MAGIC, 0, _CHECKED, _BLOCK_BITS, 0, root, len(self.order), 0, 0,
             self._end // BLOCK, 0, 0, bytes.fromhex(diff_id.encoded[:32]), b"lamina", _DEVICE_TABLE, 0,
             len(layer.devices), (_SUPER_OFFSET + _SUPER.size) // _SLOT.size,
         )
@@ -321,6 +325,16 @@ class _Image:
                     pack(data, dirent_at, offsets[child] // _SLOT_SIZE)
                 first += count
                 at += BLOCK
+
+
+def _checksum(block: bytes | bytearray) -> int:
+    """CRC-32C without the last inversion (fs/erofs/super.c), of a superblock whose checksum is still zero."""
+    remainder = 0xFFFFFFFF
+    for byte in block:
+        remainder ^= byte
+        for _bit in range(8):
+            remainder = remainder >> 1 ^ (_CASTAGNOLI if remainder & 1 else 0)
+    return remainder
 
 
 def _fill(lengths: Sequence[int]) -> list[int]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamina.content.state import State
 from lamina.layer.entry import Entry
-from lamina.oci.digest import Digest
+from lamina.oci.digest import Digest, Digester
 from lamina.snapshot.hands import Hands
 from lamina.snapshot.layers import LayerStore
 from lamina.snapshot.snapshotter import Form, Mount, Reception, Usage
@@ -66,8 +66,7 @@ class ImageLowers:
 
     def release(self, diff_id: Digest, key: str) -> None:
         if key != ALONE:
-            self._layers.image(diff_id, key).unlink(missing_ok=True)
-            _devices_file(self._layers.image(diff_id, key)).unlink(missing_ok=True)
+            remove_image(self._layers.image(diff_id, key))
 
     def _build(self, diff_ids: Sequence[Digest], keys: Sequence[str], missing: Sequence[int]) -> None:
         """One union for the whole stack, built up as far as somebody needs it."""
@@ -103,8 +102,38 @@ def stage_image(staging: Path, key: str, index: LayerIndex, below: Tree | None) 
     path = staging / "erofs" / key
     path.parent.mkdir(mode=0o700)
     image = erofs.build(index, path, tree_below=below, without=without)
+    _sum_file(path).write_text(_digest_of(path), encoding="ascii")
     if image.devices[1:]:
         _devices_file(path).write_text(json.dumps(image.devices), encoding="ascii")
+
+
+def damaged_images(directory: Path) -> Iterator[Path]:
+    """Images below a layer's directory that are not what was written. The kernel looks at superblocks alone.
+
+    Those of versions that noted no digest beside an image are believed.
+    """
+    for image in sorted((directory / "erofs").glob("*")):
+        note = _sum_file(image)
+        if "." not in image.name and note.exists() and note.read_text(encoding="ascii") != _digest_of(image):
+            yield image
+
+
+def remove_image(image: Path) -> None:
+    """It is made again when a stack needs it. What is mounted stays as it is until it is unmounted."""
+    for path in (image, _devices_file(image), _sum_file(image)):
+        path.unlink(missing_ok=True)
+
+
+def _digest_of(image: Path) -> Digest:
+    with open(image, "rb", buffering=0) as stream:
+        digester = Digester()
+        while chunk := stream.read(1 << 20):
+            digester.update(chunk)
+    return digester.digest()
+
+
+def _sum_file(image: Path) -> Path:
+    return image.with_name(f"{image.name}.sum")
 
 
 def _devices_file(image: Path) -> Path:

@@ -372,6 +372,21 @@ class LayerStore:
                 if repair:
                     self.remove(diff_id)
                 yield Finding(subject=diff_id, problem=problem, repaired=repair)
+            else:
+                yield from self._check_images(diff_id, repair=repair)
+
+    def _check_images(self, diff_id: Digest, *, repair: bool) -> Iterator[Finding]:
+        if not (self.directory(diff_id) / "erofs").is_dir():
+            return
+        from lamina.content.collect import Finding  # noqa: PLC0415 - workers have no use for SQLite
+        from lamina.snapshot.erofs import damaged_images, remove_image  # noqa: PLC0415 - one driver only
+
+        for image in damaged_images(self.directory(diff_id)):
+            if repair:
+                remove_image(image)
+            yield Finding(
+                subject=diff_id, problem=f"its EROFS image {image.name} is damaged", repaired=repair
+            )
 
     def _problem(self, diff_id: Digest) -> str:
         digester = Digester(diff_id.algorithm)
