@@ -28,13 +28,38 @@ def test_df(command: Command) -> None:
                      "Reclaimable": "617.3MB (50%)"}
 
 
+EACH = {
+    "image_usage": (value(
+        repository="redis", tag="7", id=digest("a"), created="2024-06-18T09:00:00Z", size=3000, shared=2000, unique=1000,
+    ),),
+    "containers": (), "volumes": (
+        value(name="data", labels={}, mountpoint="/x", users=("a", "b"), size=5000),
+    ), "build_cache": (value(
+        id="f" * 64, type="regular", text="RUN make", size=700, own=200, created=0.0, used=0.0, uses=3, is_busy=False,
+        is_shared=True, diff_id=digest("b"),
+    ),),
+}
+
+
 def test_df_verbose(command: Command) -> None:
-    usage = (value(repository="redis", tag="7", id=digest("a"), created="2024-06-18T09:00:00Z", size=3000, shared=2000,
-                   unique=1000),)
-    assert command("system", "df", "-v", image_usage=usage).lines == [
+    lines = command("system", "df", "-v", **EACH).lines
+    assert lines[:10] == [
+        "Images space usage:", "",
         "REPOSITORY   TAG       IMAGE ID       CREATED       SIZE      SHARED SIZE   UNIQUE SIZE",
         "redis        7         aaaaaaaaaaaa   2 weeks ago   3kB       2kB           1kB",
+        "", "Containers space usage:", "",
+        "CONTAINER ID   IMAGE     COMMAND   LOCAL VOLUMES   SIZE      CREATED   STATUS    NAMES",
+        "", "Local Volumes space usage:",
     ]
+    assert lines[11:16] == [
+        "VOLUME NAME   LINKS     SIZE", "data          2         5kB", "", "Build cache usage: 200B", "",
+    ]
+    assert [line.split()[:3] for line in lines[16:]] == [["CACHE", "ID", "CACHE"], ["ffffffffffff", "regular", "700B"]]
+    (document,) = map(json.loads, command("system", "df", "-v", "--format", "json", **EACH).lines)
+    assert {name: len(rows) for name, rows in document.items()} == {
+        "Images": 1, "Containers": 0, "Volumes": 1, "BuildCache": 1,
+    }
+    assert command("system", "df", "-v", "--format", "{{range .Volumes}}{{.Name}} {{.Size}}{{end}}", **EACH).lines == ["data 5kB"]
 
 
 PRUNED = value(removed=(value(kind="Untagged", subject="a:1"), value(kind="Deleted", subject=digest("a"))), freed=13_256)

@@ -38,7 +38,7 @@ def _du(arguments: Arguments, session: Session) -> None:
         found = engine.build_cache()
     listing = VERBOSE if arguments.verbose else LISTING
     now = session.clock()
-    show(session, listing, (_row(record, now) for record in found), arguments.format)
+    show(session, listing, (cache_row(record, now) for record in found), arguments.format)
     if arguments.format.strip() not in ("", "table"):
         return
     total, busy = own_bytes(found), own_bytes(record for record in found if record.is_busy)
@@ -49,7 +49,7 @@ def _du(arguments: Arguments, session: Session) -> None:
     session.print(f"Total:       {human_size(total, _DIGITS)}")
 
 
-def _row(record: CacheRecord, now: float) -> Mapping[str, object]:
+def cache_row(record: CacheRecord, now: float) -> Mapping[str, object]:
     return {
         "ID": record.id[:_SHORT], "CacheType": record.type, "Reclaimable": _told(not record.is_busy),
         "Shared": _told(record.is_shared), "InUse": _told(record.is_busy),

@@ -65,11 +65,11 @@ def _ps(arguments: Arguments, session: Session) -> None:
             session.print(each.id if arguments.no_trunc else each.id[:12])
         return
     shown = (*_PS_SHOWN, "Size") if arguments.size else _PS_SHOWN
-    rows = [_ps_row(each, now, is_whole=arguments.no_trunc) for each in found]
+    rows = [container_row(each, now, is_whole=arguments.no_trunc) for each in found]
     show(session, Listing(_PS_HEADINGS, shown), rows, arguments.format)
 
 
-def _ps_row(each: ContainerSummary, now: float, *, is_whole: bool) -> Mapping[str, object]:
+def container_row(each: ContainerSummary, now: float, *, is_whole: bool) -> Mapping[str, object]:
     command = each.command
     if not is_whole and len(command) > _COMMAND_WIDTH:
         command = command[: _COMMAND_WIDTH - 1] + "…"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lamina.cli.builder import print_pruned
-from lamina.cli.images import FILTER_HELP, FORMAT_HELP, filters_of, short_id
-from lamina.cli.listing import Listing, show
+from lamina.cli.images import FILTER_HELP, filters_of
 from lamina.cli.progress import shown
-from lamina.cli.quantity import human_size, since
+from lamina.cli.quantity import human_size
 from lamina.cli.terminal import json_text, visible
 from lamina.cli.verbs import Verb
 
@@ -17,66 +16,8 @@ if TYPE_CHECKING:
     from lamina.cli.arguments import Arguments, VerbParser
     from lamina.cli.session import Session
     from lamina.engine.engine import Engine
-    from lamina.engine.housekeeping import ImageUsage, UsageRow
 
 DF_DIGITS = 4  # docker's
-
-
-# -- system df
-
-USAGE_LISTING = Listing({
-    "Type": "TYPE", "TotalCount": "TOTAL", "Active": "ACTIVE", "Size": "SIZE",
-    "Reclaimable": "RECLAIMABLE",
-})
-IMAGE_USAGE_LISTING = Listing({
-    "Repository": "REPOSITORY", "Tag": "TAG", "ID": "IMAGE ID", "CreatedSince": "CREATED", "Size": "SIZE",
-    "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
-})
-
-
-def _df_arguments(parser: VerbParser) -> None:
-    parser.flag("-v", "--verbose", about="one line for each image, with its shared and unique bytes")
-    parser.value("--format", metavar="FORMAT", default="", about=FORMAT_HELP)
-
-
-def _df(arguments: Arguments, session: Session) -> None:
-    with session.engine() as engine:
-        if arguments.verbose:
-            now = session.clock()
-            rows = [_image_usage_row(row, now) for row in engine.image_usage()]
-            listing = IMAGE_USAGE_LISTING
-        else:
-            rows = [_usage_row(row) for row in engine.usage()]
-            listing = USAGE_LISTING
-    show(session, listing, rows, arguments.format)
-
-
-def _usage_row(row: UsageRow) -> Mapping[str, object]:
-    share = f" ({100 * row.reclaimable // row.size}%)" if row.size else ""
-    return {
-        "Type": row.type, "TotalCount": str(row.total), "Active": str(row.active),
-        "Size": human_size(row.size, DF_DIGITS),
-        "Reclaimable": human_size(row.reclaimable, DF_DIGITS) + share,
-    }
-
-
-def _image_usage_row(row: ImageUsage, now: float) -> Mapping[str, object]:
-    return {
-        "Repository": row.repository or "<none>", "Tag": row.tag or "<none>", "ID": short_id(row.id),
-        "CreatedSince": since(row.created, now), "Size": human_size(row.size, DF_DIGITS),
-        "SharedSize": human_size(row.shared, DF_DIGITS), "UniqueSize": human_size(row.unique, DF_DIGITS),
-    }
-
-
-DF = Verb(
-    _df,
-    usage="[OPTIONS]",
-    about="""\
-Bytes on disk: what is stored as it came, and what is unpacked. Each layer counts once, however many
-images share it. RECLAIMABLE is what the matching prune frees.""",
-    arguments=_df_arguments,
-    examples=("lamina system df", "lamina system df -v"),
-)
 
 
 # -- prune

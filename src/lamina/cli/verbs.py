@@ -135,7 +135,7 @@ HEADINGS: dict[str, dict[str, tuple[str, str, str]]] = {
         "serve": ("registry", "SERVE", "Be a registry: serve the images that are here"),
     },
     "Housekeeping": {
-        "system df": ("storage", "DF", "Show what takes space, and what could be freed"),
+        "system df": ("df", "DF", "Show what takes space, and what could be freed"),
         "prune": ("storage", "PRUNE", "Remove what nothing needs"),
         "check": ("storage", "CHECK", "Verify everything that is stored"),
         "info": ("about", "INFO", "Show the settings in force and where each comes from"),

@@ -79,11 +79,11 @@ def _ls(arguments: Arguments, session: Session) -> None:
         for volume in found:
             session.print(volume.name)
         return
-    rows = [_row(volume) for volume in found]
+    rows = [volume_row(volume) for volume in found]
     show(session, Listing(VOLUME_LISTING, ["Driver", "Name"]), rows, arguments.format)
 
 
-def _row(volume: VolumeSummary) -> Mapping[str, object]:
+def volume_row(volume: VolumeSummary) -> Mapping[str, object]:
     return {
         "Driver": "local", "Name": volume.name, "Scope": "local", "Mountpoint": str(volume.mountpoint),
         "Labels": ",".join(f"{key}={value}" for key, value in sorted(volume.labels.items())),
