@@ -47,6 +47,35 @@ _WRITER = textwrap.dedent("""
 """)
 
 
+# Creates containers of one image, writes into each as a container would, commits every third, and removes some.
+_KEEPER = textwrap.dedent("""
+    import io, os, sys
+    from lamina.content.memory import MemoryStore
+    from lamina.archive import ArchiveWriter
+    from lamina.engine.engine import Engine
+    from lamina.testing.images import directory, file, make_image, make_layer
+    with Engine.open(sys.argv[1]) as engine:
+        if not engine.images():
+            base = make_layer([directory("bin"), file("bin/sh", b"no program"), file("base", b"b" * 9000)])
+            image = make_image([base], execution={"Cmd": ["sh"]})
+            source, out = MemoryStore(), io.BytesIO()
+            writer = ArchiveWriter(out, "oci-archive")
+            writer.add(source, image.put(source), ("docker.io/library/base:1",))
+            writer.finish()
+            engine.load(io.BytesIO(out.getvalue()))
+        print("open", flush=True)
+        for number in range(int(sys.argv[2]), 100000):
+            engine.create("base:1", name=f"c{number}")
+            print(f"c{number}", flush=True)
+            if number % 3 == 0:
+                engine.commit(f"c{number}", f"kept:{number}")
+                print(f"kept:{number}", flush=True)
+            if number % 5 == 4:
+                engine.remove_container(f"c{number - 1}")
+                print(f"-c{number - 1}", flush=True)
+""")
+
+
 @pytest.fixture(params=["ext4", "xfs"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     image, mounted = tmp_path / "disk", tmp_path / "mounted"
@@ -108,3 +137,40 @@ def test_what_was_acknowledged_survives(disk: Path, driver: str) -> None:
             assert shown.stdout.startswith(name), shown.stderr
     assert lamina(disk, "prune", "--force", "--all").returncode == 0
     assert lamina(disk, "images", "-q").stdout == ""
+
+
+@pytest.mark.parametrize("driver", ["erofs", "overlay2", "vfs"])
+def test_containers_that_were_acknowledged_survive_and_nothing_is_left_of_the_others(disk: Path, driver: str) -> None:
+    chance = random.Random(f"{disk}{driver} containers")
+    said: list[str] = []
+    for cut in range(2):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", _KEEPER, str(disk / "root"), str(cut * 50000)], stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True, env={**os.environ, "LAMINA_STORAGE_DRIVER": driver},
+        )
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "open\n"
+        first = writer.stdout.readline().strip()
+        assert first.startswith("c")
+        time.sleep(chance.random() * 0.7)
+        cut_power(disk)
+        rest, _ = writer.communicate(timeout=60)
+        # The last line may have been cut short with the power.
+        said += [first, *(rest.split("\n")[:-1])]
+        start_again(disk)
+        checked = lamina(disk, "check")
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        gone = {name[1:] for name in said if name.startswith("-")}
+        there = set(lamina(disk, "ps", "-a", "--format", "{{.Names}}").stdout.split())
+        lasting = {name for name in said if name.startswith("c")} - gone
+        # One that was being removed when the power went may be gone before anybody was told.
+        assert len(lasting - there) <= 1, lasting - there
+        assert not gone & there
+        images = set(lamina(disk, "images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split())
+        assert {name for name in said if name.startswith("kept:")} <= images
+    assert lamina(disk, "rm", "-f", *there).returncode == 0
+    assert lamina(disk, "system", "prune", "--force", "--all").returncode == 0
+    assert lamina(disk, "images", "-q").stdout == ""
+    assert list((disk / "root/containers").iterdir()) == []
+    left = [path for path in (disk / "root/snapshots" / driver).glob("*") if path.name != "roots"]
+    assert left == []
