@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
 
 from lamina.content.store import CHUNK, ContentStore, Fetcher, VerifyingReader, read_all, verified
 from lamina.errors import IntegrityError
@@ -196,8 +196,18 @@ class _InflatedBlob(io.RawIOBase):
         super().close()
 
 
+@runtime_checkable
+class KnowsCompression(Protocol):
+    """A source that may have looked before, where opening a blob costs more than a look."""
+
+    def compression_of(self, blob: Descriptor) -> Compression | None: ...
+
+
 def compression_of(source: Fetcher, blob: Descriptor) -> Compression:
     """What the first bytes say. Media types are not asked: archives exist that call every layer gzip."""
+    known = source.compression_of(blob) if isinstance(source, KnowsCompression) else None
+    if known is not None:
+        return known
     with source.open(blob) as stream:
         return inflate(stream).compression
 

@@ -33,6 +33,10 @@ class Action(StrEnum):
     SEARCHED = "Search complete"
     LOADING = "Loading layer"
     LOADED = "Loaded layer"
+    MOVING = "Moving"
+    MOVED = "Moved"
+    MEASURING = "Measuring"
+    MEASURED = "Measured"
     NOTE = "Note"
 
 

@@ -32,7 +32,7 @@ class FakeEngine:
     """
 
     def __init__(self, answers: dict[str, Any], events: list[Event], settings: Settings, report: Report) -> None:
-        self.answers = {**NOTHING_HERE, **answers}
+        self.answers = {**NOTHING_HERE, "dropped_blobs": (), **answers}
         self.events = events
         self.settings = settings
         self.report = report

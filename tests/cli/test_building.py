@@ -16,6 +16,7 @@ from lamina.cli.arguments import Arguments, VerbParser
 from lamina.cli.buildflags import read_options
 from lamina.cli.building import BUILD
 from lamina.cli.session import Session
+from lamina.engine.building.options import BuildOptions
 from lamina.http.server import serve
 from lamina.registry.server import RegistryApp
 from lamina.testing.registry import MemoryProvider
@@ -233,6 +234,14 @@ def test_what_comes_from_strangers_is_made_visible(command: Command, tmp_path: P
     (("--annotation", "a=b", "--format", "docker"), "no room for any"),
     (("--secret", "foo"), "--secret foo: expected id=NAME"),
     (("--output", "type=floppy"), "expected type= one of"),
+    (("--pull=sometimes",), "--pull: expected one of missing, always"),
+    (("--sbom=maybe",), "--sbom: expected true, false or KEY=VALUE"), (("--sbom=scanner=x",), "--sbom: no such key scanner"),
+    (("--attest", "type=signature"), "expected type=sbom or type=provenance"), (("--attest", "sbom"), "--attest: expected"),
+    (("--provenance=mode=some",), "expected the mode min or max"), (("--provenance=level=1",), "no such key level"),
+    (("--sbom", "--format", "docker"), "docker's format has no place for it"),
+    (("--compression", "zstd", "--format", "docker"), "docker's format has no such layers"),
+    (("--cgroup-parent", "../x"), "not a control group's name"), (("--isolation", "hyperv"), "only Windows"),
+    (("--platform", "arm64", "--arch", "arm64"), "only one way"), (("--call", "outline"), "--call"),
 ])
 def test_flags_that_cannot_be_followed(command: Command, place: Path, words: tuple[str, ...], said: str) -> None:
     result = command("build", *words, str(place))
@@ -247,15 +256,71 @@ SAMPLES = {
     "--label": ("k=v",), "--annotation": ("k=v",), "--platform": ("linux/arm64",), "--format": ("docker",),
     "--layers-at": ("3",), "--compression": ("zstd",), "--compression-level": ("5", "--compression", "gzip"),
     "--rewrite-timestamp": ("--build-arg", "SOURCE_DATE_EPOCH=1"), "--allow": ("network.host",), "--shm-size": ("1m",),
-    "--memory": ("1g",), "--cpus": ("2",), "--cpu-shares": ("9",), "--push": ("-t", "x"),
+    "--memory": ("1g",), "--cpus": ("2",), "--cpu-shares": ("9",), "--push": ("-t", "x"), "--memory-swap": ("2g",),
+    "--cpu-period": ("10000",), "--cpu-quota": ("5000",), "--jobs": ("7",), "--timestamp": ("9",), "--attest": ("type=sbom",),
 }
+# Switches that are on.
+OFF = ("--provenance", "--layers")
 # A terminal is what --on-error is about: tests/privileged/test_build_cli.py has one.
-ABOUT_THE_OUTPUT = {"--quiet", "--progress", "--explain", "--check", "--iidfile", "--metadata-file", "--on-error"}
+ABOUT_THE_OUTPUT = {
+    "--quiet", "--progress", "--explain", "--check", "--call", "--iidfile", "--metadata-file", "--on-error"}
+
+
+# Other builders' words: what is said of each that would change something there.
+FOREIGN = {
+    "--rm": "--rm=false: has no effect", "--force-rm": "--rm=false: has no effect", "--compress": "--compress: has no effect",
+    "--disable-compression": "", "--disable-content-trust": "--disable-content-trust=false: has no effect",
+    "--skip-unused-stages": "--skip-unused-stages=false: has no effect", "--identity-label": "", "--http-proxy": "",
+    "--isolation": "--isolation chroot: has no effect", "--builder": "--builder chroot: has no effect",
+    "--retry": "--retry: has no effect", "--retry-delay": "--retry: has no effect",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_flags_that_mean_nothing_here(command: Command, place: Path, name: str) -> None:
+    action = VerbParser("build", BUILD)._option_string_actions[name]
+    assert action.help is not None
+    assert action.help.startswith(("no effect here", "as --r"))
+    value = "3" if name == "--retry" else "chroot"
+    word = f"{name}={'false' if action.default else 'true'}" if action.nargs == 0 else f"{name}={value}"
+    said = build(command, place, word).err
+    assert f"note: {FOREIGN[name]}" in said if FOREIGN[name] else "no effect" not in said
+    assert "no effect" not in build(command, place, "--rm", "--force-rm", "--isolation", "default").err
+
+
+@pytest.mark.parametrize(("words", "pull"), [
+    ((), "missing"), (("--pull",), "always"), (("--pull=true",), "always"), (("--pull=false",), "missing"),
+    (("--pull=Never",), "never"), (("--pull=newer",), "newer"), (("--pull=ifnewer",), "newer"),
+])
+def test_pull_is_a_switch_and_has_words(words: tuple[str, ...], pull: str) -> None:
+    assert options_of(*words).pull == pull
+
+
+@pytest.mark.parametrize(("words", "provenance", "sbom"), [
+    ((), True, None), (("--sbom",), True, ""), (("--sbom=false",), True, None), (("--sbom=generator=a/b:1",), True, "a/b:1"),
+    (("--attest", "type=sbom"), True, ""), (("--attest=type=sbom,generator=trivy",), True, "trivy"),
+    (("--sbom", "--attest", "type=sbom,disabled=true"), True, None), (("--provenance=false",), False, None),
+    (("--provenance=mode=max",), True, None), (("--attest", "type=provenance,mode=min"), True, None),
+    (("--attest", "type=provenance,disabled=true", "--sbom=true"), False, ""),
+])
+def test_attestations(words: tuple[str, ...], provenance: bool, sbom: str | None) -> None:
+    found = options_of(*words)
+    assert (found.has_provenance, found.sbom) == (provenance, sbom)
+
+
+def test_podman_says_platforms_in_parts() -> None:
+    assert [str(each) for each in options_of("--arch", "arm", "--variant", "v6").platforms] == ["linux/arm/v6"]
+    assert str(options_of("--os", "windows").platforms[0]).startswith("windows/")
+
+
+def options_of(*words: str) -> BuildOptions:
+    session = Session(stdin=Terminal(), stdout=Terminal(), stderr=Terminal(), clock=lambda: 0.0, environ={"HOME": "/nowhere"})
+    return read_options(VerbParser("build", BUILD).read([*words, "."], Arguments()), session)
 
 
 def build_flags() -> list[str]:
     names = [action.option_strings[-1] for action in VerbParser("build", BUILD).own if action.option_strings]
-    return [name for name in names if name not in ABOUT_THE_OUTPUT]
+    return [name for name in names if name not in ABOUT_THE_OUTPUT and name not in FOREIGN]
 
 
 @pytest.mark.parametrize("name", build_flags())
@@ -265,7 +330,7 @@ def test_no_flag_is_taken_and_ignored(tmp_path: Path, name: str) -> None:
     with socket.socket(socket.AF_UNIX) as agent:
         agent.bind(str(tmp_path / "agent"))
         more = [word.replace("AGENT", str(tmp_path / "agent")) for word in SAMPLES.get(name, ())]
-        words = [name if name != "--provenance" else "--provenance=false", *more]
+        words = [name if name not in OFF else f"{name}=false", *more]
         if action.nargs != 0 and name not in SAMPLES:
             words.append("x")
         asked, without = ([*words, "."], [*(more if action.nargs == 0 else more[1:]), "."])
@@ -509,8 +574,8 @@ def test_completion(command: Command) -> None:
     def words(*asked: str) -> list[str]:
         return [line.partition("\t")[0] for line in command("__complete", *asked).lines]
 
-    assert words("builder", "") == ["du", "prune", "build"]
-    assert words("build", "--progress", "") == ["auto", "plain", "tty", "quiet", "rawjson"]
+    assert words("builder", "") == ["du", "prune", "sbom", "build"]
+    assert words("build", "--progress", "") == ["auto", "plain", "tty", "quiet", "none", "rawjson"]
     assert words("build", "-f", "") == words("build", "--iidfile", "") == words("build", "") == [":files"]
     assert words("build", "--squ") == ["--squash", "--squash-all"]
     assert words("image", "b") == ["build"]

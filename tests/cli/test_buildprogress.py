@@ -13,7 +13,7 @@ from tests.cli.fakes import Terminal, digest
 
 from lamina.build.report import Stage, StepEvent
 from lamina.cli.buildlive import LiveSteps
-from lamina.cli.buildprogress import BuildProgress, JsonLines, PlainLines, Silence, last_lines
+from lamina.cli.buildprogress import BuildProgress, JsonLines, PlainLines, last_lines
 from lamina.events import Action, Event
 
 
@@ -36,6 +36,17 @@ def test_output_comes_line_by_line() -> None:
     ) == [
         "#1 [a 2/2] RUN x", "#1 0.50 one", "#1 0.50 two", "#1 0.75 error", "#1 1.25 th", "#1 DONE 1.2s", "",
     ]
+
+
+def test_what_another_step_ended_is_cancelled() -> None:
+    lines = plainly(event(Stage.BEGUN), event(Stage.OUTPUT, b"half", seconds=0.1), event(Stage.CANCELLED, seconds=1.0))
+    assert lines == ["#1 [a 2/2] RUN x", "#1 1.00 half", "#1 CANCELED", ""]
+    assert "CANCELED" in lively(lambda progress: progress(event(Stage.CANCELLED)))
+    stream = Terminal()
+    with BuildProgress(JsonLines(stream, lambda: 0.5)) as progress:
+        progress(event(Stage.CANCELLED))
+    (vertex,) = json.loads(stream.bytes)["vertexes"]
+    assert (vertex["error"], vertex["completed"]) == ("context canceled", "1970-01-01T00:00:00.500000Z")
 
 
 def test_of_a_line_that_is_written_over_the_end_is_shown() -> None:
@@ -67,17 +78,6 @@ def test_however_output_is_cut_it_is_the_same(chunks: list[bytes]) -> None:
 
 def test_a_line_without_an_end_does_not_wait_for_ever() -> None:
     assert len(plainly(*[event(Stage.OUTPUT, b"x" * 40_000)] * 4)) == 2
-
-
-def test_platforms_count_on() -> None:
-    """Each has a first step; what is shown has no number twice."""
-    progress = BuildProgress(Silence())
-    for _ in range(2):
-        for number in (1, 2):
-            progress(event(Stage.BEGUN, number=number))
-        for number in (1, 2):
-            progress(event(Stage.DONE, number=number))
-    assert [step.number for step in progress.steps] == [1, 2, 3, 4]
 
 
 def test_a_note_is_no_step() -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.cli.fakes import Command
 
 from lamina.cli import verbs
+from lamina.snapshot.drivers import ORDER
 
 
 def words(command: Command, *asked: str) -> list[str]:
@@ -57,6 +58,14 @@ def test_values(command: Command) -> None:
     assert words(command, "pull", "--platform", "linux/arm") == ["linux/arm64", "linux/arm/v7"]
     assert words(command, "save", "--format", "") == ["docker-archive", "oci-archive"]
     assert words(command, "--storage-driver", "o") == ["overlay2"]
+    assert words(command, "--storage-driver", "")[: len(ORDER)] == list(ORDER)
+    assert words(command, "rm", "--storage-driver", "z") == ["zfs"]
+    assert words(command, "storage", "migrate", "--to", "b") == ["btrfs"]
+    assert words(command, "squash", "--to", "b") == []
+    assert words(command, "storage", "bench", "--drivers", "overlay2,vfs,") == [
+        f"overlay2,vfs,{name}" for name in ORDER if name not in ("overlay2", "vfs")]
+    assert words(command, "run", "--storage-opt", "") == ["size="]
+    assert words(command, "--storage-opt", "") == []
     assert words(command, "save", "-o", "") == [":files"]
     assert words(command, "waste", "--kind", "m") == ["metadata", "moved", "marker"]
     assert words(command, "load", "-i", "x") == [":files"]
@@ -65,12 +74,16 @@ def test_values(command: Command) -> None:
     assert words(command, "--root", "") == [":files"]
     assert words(command, "completion", "") == ["bash", "zsh", "fish"]
     assert words(command, "help", "sys") == ["system df"]
+    assert words(command, "help", "storage", "") == ["ls", "migrate", "bench"]
+    assert words(command, "help", "pull", "") == []
 
 
 def test_images(with_names: Command) -> None:
     assert words(with_names, "inspect", "") == ["redis:7", "redis:latest", "registry.test:5000/app:1"]
     assert words(with_names, "image", "rm", "redis:") == ["redis:7", "redis:latest"]
     assert words(with_names, "layers", "reg") == ["registry.test:5000/app:1"]
+    for verb in ("drop", "fetch"):
+        assert words(with_names, "blobs", verb, "redis:7", "redis:") == ["redis:7", "redis:latest"]
 
 
 def test_images_as_values_of_options(with_names: Command) -> None:

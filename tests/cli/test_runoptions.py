@@ -63,6 +63,8 @@ def options(command: Command, *words: str) -> ContainerOptions:
     (["-l", "a=b", "--label", "c", "app"], {"labels": ("a=b", "c")}),
     (["-v", "data:/data:ro", "--tmpfs", "/run", "--shm-size", "1g", "app"],
      {"volumes": ("data:/data:ro",), "tmpfs": ("/run",), "shm_size": 1 << 30}),
+    (["--storage-opt", "size=10G", "app", "--storage-opt", "x"],
+     {"storage": ("size=10G",), "command": ("--storage-opt", "x")}),
 ])
 def test_flags(command: Command, words: list[str], expected: dict[str, Any]) -> None:
     assert options(command, *words) == ContainerOptions(**expected)

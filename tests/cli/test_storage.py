@@ -31,6 +31,7 @@ def test_df(command: Command) -> None:
 EACH = {
     "image_usage": (value(
         repository="redis", tag="7", id=digest("a"), created="2024-06-18T09:00:00Z", size=3000, shared=2000, unique=1000,
+        dropped=0,
     ),),
     "containers": (), "volumes": (
         value(name="data", labels={}, mountpoint="/x", users=("a", "b"), size=5000),
@@ -139,7 +140,7 @@ def test_check_with_findings(command: Command) -> None:
 def test_check_that_repaired_everything(command: Command) -> None:
     result = command("check", "--repair", "-q", check=lambda **_: iter((REPAIRED,)))
     assert (result.code, result.err) == (0, "")
-    assert result.asked == [("check", (), {"repair": True})]
+    assert result.asked[0] == ("check", (), {"repair": True, "online": False})
 
 
 def test_check_as_json(command: Command) -> None:

@@ -233,7 +233,8 @@ case("mount-place-made", "RUN --mount=type=tmpfs,target=/fresh/deep true\nRUN ls
 COPIES = {
     "file": "f /x", "file-into": "f /x/", "file-into-deep": "f /x/y/z/", "file-onto-directory": "f /there",
     "file-onto-file": "f /there/kept", "file-relative": "f x", "file-dot": "f .", "file-dot-slash": "./f ./",
-    "file-rooted": "/f /x", "file-dot-end": "f /x/.", "directory": "d /x", "directory-slash": "d/ /x/", "directory-dots": "d/. /x",
+    "file-rooted": "/f /x", "file-dot-end": "f /x/.", "file-dot-end-existing": "f /there/.", "file-dotdot-end": "f /x/y/..",
+    "file-dot-dot": "f ./.", "directory-dot-end": "d /x/.", "directory": "d /x", "directory-slash": "d/ /x/", "directory-dots": "d/. /x",
     "directory-onto": "d /there", "directory-into-root": "d /", "everything": ". /x", "everything-slash": "/ /x",
     "several": "f g /x/", "several-with-directory": "f d g /x/", "several-directories": "d closed /x/",
     "several-same-name": "f tree /there/new/", "wildcard": "x*.txt /x/", "wildcard-one": "x*.md /x",
@@ -425,7 +426,8 @@ case("cmd-broken-json", "CMD [\"a\", 'b']")
 case("cmd-json-numbers", "CMD [1, 2]\n", fails="strings")
 case("cmd-json-escapes", 'CMD ["a\\tb", "\\u00e9", "c:\\\\d"]')
 case("cmd-json-lines", 'CMD [ "a", \\\n  "b" ]')
-case("cmd-bare", "CMD\n", fails="CMD")
+case("cmd-bare", "CMD\n")
+case("entrypoint-bare", "ENTRYPOINT\n")
 case("healthcheck", "HEALTHCHECK --interval=5s --timeout=1m30s --start-period=2m --retries=4 CMD curl -f x || exit 1")
 case("healthcheck-exec", 'HEALTHCHECK CMD ["a", "b"]')
 case("healthcheck-none", "HEALTHCHECK NONE", base="full:1")

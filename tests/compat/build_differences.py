@@ -33,7 +33,6 @@ DIFFERENCES: Mapping[str, Mapping[str, str]] = {
     "What is written into a bind mount": {BUILDAH: "mount-bind-rw"},
     "A bind mount of nothing": {BUILDAH: "mount-bind-missing"},
     "Relative targets of mounts": {BUILDAH: "mount-cache-relative"},
-    "A destination that ends in `/.`": dict.fromkeys(PEERS, "copy-file-dot-end"),
     "Files over directories": dict.fromkeys(
         (DOCKER, BUILDAH),
         "copy-several-same-name copy-directory-over-file copy-file-over-directory copy-directory-over-other-file "
@@ -70,7 +69,7 @@ DIFFERENCES: Mapping[str, Mapping[str, str]] = {
     "VOLUME that is not there": {BUILDAH: "volume volume-relative"},
     "EXPOSE": {BUILDAH: "expose expose-case expose-bad expose-word"},
     "EXPOSE with an address": dict.fromkeys(PEERS, "expose-host"),
-    "CMD without a command": dict.fromkeys(PEERS, "cmd-bare"),
+    "CMD without a command": {DOCKER: "cmd-bare entrypoint-bare", BUILDAH: "cmd-bare entrypoint-bare"},
     "ENTRYPOINT over the CMD of a stage": {DOCKER: "entrypoint-of-stage"},
     "HEALTHCHECK NONE": {DOCKER: "healthcheck-none"},
     "HEALTHCHECK --interval=0s": dict.fromkeys(PEERS, "healthcheck-zero"),

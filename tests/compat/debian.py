@@ -30,6 +30,17 @@ def write_root(path: Path, *packages: str) -> Path:
     return path
 
 
+def write_system(path: Path) -> Path:
+    """A tar of a whole small Debian, which can install more, from the mirror that this machine uses."""
+    lines = _said("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages")
+    release = dict(line.partition("=")[::2] for line in Path("/etc/os-release").read_text().splitlines())
+    codename = release["VERSION_CODENAME"]
+    mirrors = [line.split()[0] for line in lines.splitlines() if line.split()[1:] == [codename, "main"]]
+    assert mirrors, f"no mirror of {codename} in this machine's list of sources"
+    _said("mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", codename, str(path), mirrors[0])
+    return path
+
+
 def _entry(name: str, kind: bytes, *, mode: int = 0o755, link: str = "") -> tarfile.TarInfo:
     entry = tarfile.TarInfo(name)
     entry.type, entry.mode, entry.linkname = kind, mode, link

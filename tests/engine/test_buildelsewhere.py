@@ -453,6 +453,37 @@ def test_an_index_of_two_platforms(build: Builds) -> None:
     assert [each["platform"]["architecture"] for each in document["manifests"]] == ["amd64", "arm64"]
 
 
+def test_platforms_share_what_is_the_same_for_them(build: Builds) -> None:
+    """As with a compiler that runs here for all of them: one of them does it, whichever comes first."""
+    platforms = tuple(map(Platform.parse, ("linux/amd64", "linux/arm64", "linux/riscv64")))
+    source = (
+        "FROM --platform=$BUILDPLATFORM scratch AS made\nCOPY a /made\nFROM scratch\nARG TARGETARCH\n"
+        "COPY --from=made /made /\nCOPY a /$TARGETARCH\n"
+    )
+    make(build.place, {"a": "1"})
+    first = build(source, platforms=platforms)
+    begun = [event.title for event in build.events if event.stage is Stage.BEGUN]
+    assert sum(title.endswith("COPY a /made") for title in begun) == 1
+    assert sorted(title.split()[0] for title in begun if title.endswith("COPY a /$TARGETARCH")) == [
+        "[linux/amd64", "[linux/arm64", "[linux/riscv64"]
+    assert (first.steps, first.cached) == (9, 4)
+    numbers = [event.number for event in build.events if event.stage in (Stage.DONE, Stage.CACHED)]
+    assert sorted(numbers) == list(range(1, 10))
+    again = build(source, platforms=platforms)
+    assert (again.steps, again.cached) == (9, 9)
+    build(source, platforms=platforms, no_cache=True)
+    assert build.cached() == 0
+
+
+def test_a_platform_that_fails_ends_the_others(build: Builds) -> None:
+    platforms = tuple(map(Platform.parse, ("linux/amd64", "linux/arm64")))
+    source = "FROM scratch AS amd64\nCOPY a /\nFROM scratch AS arm64\nCOPY nosuch /\nFROM $TARGETARCH\nCOPY a /b\n"
+    make(build.place, {"a": "1"})
+    with pytest.raises(LaminaError, match="nosuch"):
+        build(f"ARG TARGETARCH\n{source}", platforms=platforms, tags=("failed:1",))
+    assert build.engine.images() == ()
+
+
 def test_where_nothing_is(build: Builds, tmp_path: Path) -> None:
     with pytest.raises(LaminaError, match="no such directory"):
         build(context=str(tmp_path / "nowhere"))

@@ -409,7 +409,7 @@ def adding(builder: Builder, *members: bytes, text: str = "FROM scratch\nADD a.t
     [tarbytes.header("l", tarbytes.SYM, link="/etc"), tarbytes.member("l/passwd", b"1")],
     [tarbytes.header("l", tarbytes.SYM, link=".."), tarbytes.header("l/d", tarbytes.DIR), tarbytes.member("l/d/x", b"1")],
     [tarbytes.member("f", b"1"), tarbytes.member("f/x", b"1")],
-    [tarbytes.header("d/", tarbytes.DIR), tarbytes.member("d/x", b"1"), tarbytes.header("d", tarbytes.SYM, link="/etc")],
+    [tarbytes.header("d/", tarbytes.DIR), tarbytes.header("d", tarbytes.SYM, link="/etc"), tarbytes.member("d/x", b"1")],
     [tarbytes.header("h", tarbytes.HARD, link="../../../etc/passwd")],
     [tarbytes.header("h", tarbytes.HARD, link="/etc/passwd")], [tarbytes.header("h", tarbytes.HARD, link="h")],
     [tarbytes.member(".wh.x", b"")], [tarbytes.member("d/.wh..wh..opq", b"")],

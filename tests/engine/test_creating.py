@@ -97,6 +97,8 @@ def test_the_image_itself_is_not_changed() -> None:
     ({"stop_signal": "NOPE"}, "signal 'NOPE'"),
     ({"working_directory": "srv"}, "--workdir srv: expected an absolute path"),
     ({"publish": ("99999",)}, "99999"),
+    ({"storage": ("size=lots",)}, "^--storage-opt size: expected a size such as 512m or 10G, got 'lots'$"),
+    ({"storage": ("size=1g", "colour=red")}, "^--storage-opt colour=red: expected size=SIZE; there is no other option$"),
     ({"networks": ("container:",)}, "container"),
 ])
 def test_a_typo_is_told_before_anything_is_made(image: Engine, asked: dict[str, Any], complaint: str) -> None:

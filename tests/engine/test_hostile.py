@@ -221,6 +221,18 @@ def test_an_artifact_is_not_an_image(engine: Engine, registry: Registry) -> None
     refuses(engine, lambda: engine.pull(f"{registry.host}/chart:1"), Unsupported, "helm")
 
 
+def test_a_pull_learns_what_one_that_was_interrupted_did_not_say(engine: Engine, registry: Registry) -> None:
+    """Layers are unpacked while they arrive, and told of together when all are."""
+    GOOD.put(registry.repository("app"), "1")
+    engine.pull(f"{registry.host}/app:1")
+    known = [engine.store.catalog.layer(layer.descriptor.digest) for layer in GOOD.layers]
+    assert None not in known
+    with engine.store.state.transaction() as connection:
+        connection.execute("DELETE FROM layers WHERE blob = ?", (GOOD.layers[0].descriptor.digest,))
+    engine.pull(f"{registry.host}/app:1")
+    assert [engine.store.catalog.layer(layer.descriptor.digest) for layer in GOOD.layers] == known
+
+
 def test_an_interrupted_layer_goes_on_by_range(open_engine: Callable[..., Engine], registry: Registry) -> None:
     GOOD.put(registry.repository("app"), "1")
     engine = open_engine()

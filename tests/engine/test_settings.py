@@ -131,6 +131,7 @@ def test_unknown_key_like_nothing_lists_what_is_known(places: Places) -> None:
     ("storage-opts", "a=b", "a list of strings"),
     ("registry-mirrors", [1], "a list of strings"),
     ("experimental", "maybe", "true or false"),
+    ("blobs", "drop", "keep or drop-refetchable"),
     ("max-concurrent-downloads", 0, "a whole number from 1 to 1024"),
     ("max-concurrent-downloads", True, "a whole number from 1 to 1024"),
     ("max-download-attempts", "5", "a whole number from 1 to 1024"),
@@ -247,7 +248,7 @@ def test_what_is_in_force_hides_passwords(places: Places) -> None:
 
 
 def test_every_key_can_be_set_by_variable(places: Places) -> None:
-    texts = {"experimental": "false", "max-concurrent-downloads": "9", "max-concurrent-uploads": "9",
+    texts = {"blobs": "drop-refetchable", "experimental": "false", "max-concurrent-downloads": "9", "max-concurrent-uploads": "9",
              "max-download-attempts": "9", "proxies": '{"no-proxy": "x"}'}
     for key, spec in KEYS.items():
         settings = places.load({spec.variable: texts.get(key, "/value")})

@@ -85,6 +85,21 @@ def test_a_trigger_of_a_base_has_no_line_here(place: Place, tmp_path: Path) -> N
     assert done.stderr.endswith("lamina: RUN exit 4: ended with exit code 4\n")
 
 
+def test_steps_that_another_one_ends(place: Place, tmp_path: Path) -> None:
+    """Two stages at once, of which one waits for the other to be at it before it fails."""
+    wait = "--mount=type=cache,target=/c"
+    dockerfile = (
+        f"FROM base:1 AS a\nRUN {wait} touch /c/begun; sleep 1000\n"
+        f"FROM base:1 AS b\nRUN {wait} until test -e /c/begun; do sleep 0.1; done; exit 5\n"
+        "FROM scratch\nCOPY --from=a / /\nCOPY --from=b / /\n"
+    )
+    done = place.run("build", context(tmp_path, dockerfile))
+    assert done.returncode == 1
+    assert set(re.findall(r"^#\d+ (ERROR|CANCELED|DONE)", done.stderr, re.MULTILINE)) == {"DONE", "ERROR", "CANCELED"}
+    assert len(re.findall(r"^#\d+ CANCELED$", done.stderr, re.MULTILINE)) == 1
+    assert "ended with exit code 5" in done.stderr
+
+
 def test_stopping_leaves_nothing(place: Place, tmp_path: Path) -> None:
     dockerfile = "FROM base:1 AS a\nRUN echo began; sleep 1000\nFROM base:1\nCOPY --from=a /etc /e\n"
     process = place.start("build", "-t", "app", context(tmp_path, dockerfile), start_new_session=True)
@@ -101,6 +116,7 @@ def test_stopping_leaves_nothing(place: Place, tmp_path: Path) -> None:
         process.kill()
         process.wait()
     assert process.returncode == 130
+    assert "#2 CANCELED" in rest
     assert rest.endswith("lamina: interrupted\n")
     wait_for(lambda: not processes_of(place.root))
     assert list((place.root / "containers").iterdir()) == []

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import remove_when_idle
 from tests.privileged.builds import Yard, finish
-from tests.privileged.hostile import Ground, Item, ground, grounds, link  # noqa: F401 - fixtures
+from tests.privileged.hostile import Ground, Grounds, Item, ground, grounds, link  # noqa: F401 - fixtures
 from tests.privileged.places import busybox_layer, make_layout
 
 pytestmark = [pytest.mark.privileged, pytest.mark.xdist_group("network")]
@@ -382,3 +382,29 @@ def test_pruning_takes_nothing_from_a_build_that_goes_on(yard: Yard) -> None:
     while process.poll() is None:
         yard.ground.lamina("prune", "-f")
     assert finish(process).output.endswith("/f0\n/f5\n")
+
+
+@pytest.mark.parametrize("runtime", ["runc", "embedded"])
+def test_the_group_that_holds_the_groups(grounds: Grounds, runtime: str) -> None:  # noqa: F811 - the fixture
+    """--cgroup-parent: as the machine sees the command, which sees itself at the top."""
+    parent = f"lamina-test-{os.getpid()}/inner"
+    process = Yard(grounds.of(f"root-{runtime}")).start(
+        "FROM plain\n" + none("echo begun; while true; do sleep 1000; done"), no_cache=True, cgroup_parent=parent,
+    )
+    assert process.stdout is not None
+    while '"stage": "output"' not in process.stdout.readline():
+        pass
+    members = _members(parent)
+    for pid in members:
+        os.kill(pid, 9)
+    assert "137" in finish(process, 1).error
+    assert members
+    assert not _members(parent)
+    for place in Path("/sys/fs/cgroup").glob(f"**/{parent}"):
+        place.rmdir()
+        place.parent.rmdir()
+
+
+def _members(parent: str) -> list[int]:
+    files = Path("/sys/fs/cgroup").glob(f"**/{parent}/*/cgroup.procs")
+    return sorted({int(line) for file in files for line in file.read_text().split()})

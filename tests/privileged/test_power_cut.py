@@ -48,7 +48,7 @@ _WRITER = textwrap.dedent("""
 
 
 # Creates containers of one image, writes into each as a container would, commits every third, and removes some.
-_KEEPER = textwrap.dedent("""
+KEEPER = textwrap.dedent("""
     import io, os, sys
     from lamina.content.memory import MemoryStore
     from lamina.archive import ArchiveWriter
@@ -145,7 +145,7 @@ def test_containers_that_were_acknowledged_survive_and_nothing_is_left_of_the_ot
     said: list[str] = []
     for cut in range(2):
         writer = subprocess.Popen(
-            [sys.executable, "-c", _KEEPER, str(disk / "root"), str(cut * 50000)], stdout=subprocess.PIPE,
+            [sys.executable, "-c", KEEPER, str(disk / "root"), str(cut * 50000)], stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, text=True, env={**os.environ, "LAMINA_STORAGE_DRIVER": driver},
         )
         assert writer.stdout is not None
@@ -158,8 +158,10 @@ def test_containers_that_were_acknowledged_survive_and_nothing_is_left_of_the_ot
         # The last line may have been cut short with the power.
         said += [first, *(rest.split("\n")[:-1])]
         start_again(disk)
-        checked = lamina(disk, "check")
-        assert checked.returncode == 0, checked.stdout + checked.stderr
+        # A container may have been half removed: its layer goes before its row.
+        repaired = lamina(disk, "check", "--repair")
+        assert repaired.returncode == 0, repaired.stdout + repaired.stderr
+        assert repaired.stdout.count("\n") == repaired.stdout.count("its layer is missing") <= 1, repaired.stdout
         gone = {name[1:] for name in said if name.startswith("-")}
         there = set(lamina(disk, "ps", "-a", "--format", "{{.Names}}").stdout.split())
         lasting = {name for name in said if name.startswith("c")} - gone

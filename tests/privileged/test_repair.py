@@ -63,3 +63,14 @@ def test_an_image_that_is_damaged_is_not_mounted(place: Place) -> None:
     assert place.run("check").returncode == 1
     assert place.run("check", "--repair").returncode == 0
     assert place.say(*RUN) == PASSWD
+
+
+@pytest.mark.parametrize("place", ["overlay2"], indirect=True)
+def test_a_tree_is_looked_at_where_a_tar_is_kept_too(place: Place) -> None:
+    with_erofs = Place(place.root, driver="erofs")
+    assert with_erofs.say(*RUN) == PASSWD
+    damage(layer_file(place, "*/trees/*/etc/passwd"), b"app:x:1000", b"app:x:0000")
+    found = place.run("check")
+    assert (found.returncode, "unpacked layer is damaged: its tree" in found.stdout) == (1, True)
+    assert place.run("check", "--repair").returncode == 0
+    assert place.say(*RUN) == with_erofs.say(*RUN) == PASSWD

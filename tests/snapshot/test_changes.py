@@ -74,6 +74,24 @@ def test_only_active_snapshots_have_changes(bench: Bench) -> None:
         list_changes(bench.driver, base)
 
 
+def test_a_snapshot_that_goes_away_meanwhile_makes_no_smaller_layer(bench: Bench) -> None:
+    base = bench.stack([directory("etc")])
+    with bench.mounted(bench.driver.prepare("key", base)) as path:
+        for number in range(300):
+            (path / f"etc/{number}").write_bytes(b"n" * 1000)
+
+    class Slow(io.BytesIO):
+        """In the middle of which somebody else removes what is read."""
+
+        def write(self, chunk: Any) -> int:
+            if self.tell() > 50_000 and any(info.key == "key" for info in bench.driver.walk()):
+                bench.driver.remove("key")
+            return super().write(chunk)
+
+    with pytest.raises(SnapshotNotFound, match=r"^key: removed, or moved to another"):
+        write_layer(bench.driver, "key", Slow(), IndexBuilder(io.BytesIO()))
+
+
 def layer_of(bench: Bench) -> tuple[bytes, bytes]:
     out, index = io.BytesIO(), io.BytesIO()
     builder = IndexBuilder(index)

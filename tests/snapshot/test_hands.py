@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,6 +148,17 @@ def test_a_killed_worker_is_an_error(root: Path) -> None:
     with pytest.raises((WorkerDied, OSError)):
         worker.run("nothing", {})
     worker.close()
+
+
+def test_ctrl_c_is_not_for_workers_not_even_while_they_start(capfd: pytest.CaptureFixture[str]) -> None:
+    for delay in (0.0, 0.02, 0.04, 0.3):
+        worker = Worker(HERE)
+        time.sleep(delay)
+        os.kill(worker._process.pid, signal.SIGINT)
+        assert worker.run("nothing", {}) is None
+        worker.close()
+        assert worker._process.returncode == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_hands_replace_a_dead_worker() -> None:

@@ -175,6 +175,19 @@ def test_a_damaged_tar_is_not_made_into_another_form(layers: LayerStore) -> None
         assert not layers.tar(diff_id).exists()
 
 
+def test_a_damaged_tar_stays_while_there_is_nothing_better(layers: LayerStore) -> None:
+    """Where a blob was dropped, the kept tar comes in its place: an image over it still has its other files."""
+    tar = tar_of(LAYER[:-1])
+    diff_id = Digest.of(tar)
+    receive(layers, tar, diff_id)
+    damaged = tar.replace(b"first", b"FIRST", 1)
+    layers.tar(diff_id).write_bytes(damaged)
+    with pytest.raises(DiffIDMismatch):
+        receive(layers, damaged, diff_id, Form.TREE)
+    assert layers.tar(diff_id).read_bytes() == damaged
+    assert content(layers, diff_id, "last") == b"end"
+
+
 def test_receiving_again_is_free(layers: LayerStore) -> None:
     receive(layers, TAR, DIFF_ID)
     before = layers.tar(DIFF_ID).stat()

@@ -31,8 +31,8 @@ def state(tmp_path: Path) -> Iterator[State]:
     state.close()
 
 
-def chosen(root: Path, state: State, wanted: str | None = None) -> str:
-    driver = choose(root, state, LayerStore(root), wanted=wanted)
+def chosen(root: Path, state: State, wanted: str | None = None, *options: str) -> str:
+    driver = choose(root, state, LayerStore(root), wanted=wanted, options=read_options(options))
     driver.close()
     return driver.name
 
@@ -153,6 +153,61 @@ def test_options_reach_the_driver_and_stay(tmp_path: Path, state: State, monkeyp
     again.close()
     assert isinstance(again, Odd)
     assert again.options == {"place": "here", "more": "x"}
+
+
+class Picky(CopyingSnapshotter):
+    name = "odd"
+
+    def __init__(self, state: State, layers: LayerStore, hands: Hands, options: dict[str, str]) -> None:
+        super().__init__(state, layers, hands)
+        if options.get("size", "1") != "1":
+            raise InvalidInput(f"odd.size: expected 1, got {options['size']!r}")
+
+    @staticmethod
+    def try_driver(root: Path, hands: Hands, options: dict[str, str]) -> str:
+        if options.get("size", "1") != "1":
+            raise InvalidInput("odd.size: expected 1")
+        return ""
+
+
+@pytest.fixture
+def picky(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("odd", f"{__name__}:Picky", "lamina.storage_drivers")
+    monkeypatch.setattr(EntryPoint, "load", lambda _self: Picky)
+    monkeypatch.setattr(drivers, "entry_points", lambda: [point])
+
+
+def remembered(root: Path) -> dict[str, str]:
+    found: dict[str, str] = json.loads((root / "snapshots" / "driver.json").read_text())["options"]
+    return found
+
+
+def test_an_option_that_was_refused_is_not_in_the_way_afterwards(tmp_path: Path, state: State, picky: None) -> None:
+    assert chosen(tmp_path, state, "odd", "odd.size=1") == "odd"
+    for wanted in (None, "odd"):
+        with pytest.raises(InvalidInput, match=r"odd\.size: expected 1, got '2'"):
+            chosen(tmp_path, state, wanted, "odd.size=2")
+    assert remembered(tmp_path) == {"odd.size": "1"}
+    assert chosen(tmp_path, state) == "odd"
+
+
+def test_options_of_a_driver_that_is_not_opened_are_not_remembered(tmp_path: Path, state: State, picky: None) -> None:
+    for _ in range(2):
+        assert chosen(tmp_path, state, "vfs", "odd.size=2", "overlay2.size=nonsense") == "vfs"
+        assert remembered(tmp_path) == {}
+    assert chosen(tmp_path, state, "odd", "odd.size=1") == "odd"
+    assert remembered(tmp_path) == {"odd.size": "1"}
+
+
+def test_an_empty_option_is_forgotten(tmp_path: Path, state: State, picky: None) -> None:
+    assert chosen(tmp_path, state, "odd", "odd.size=1", "odd.more=x") == "odd"
+    assert chosen(tmp_path, state, None, "odd.more=") == "odd"
+    assert remembered(tmp_path) == {"odd.size": "1"}
+
+
+def test_a_refused_option_is_a_reason_in_plain_words(tmp_path: Path, state: State, picky: None) -> None:
+    (found,) = (each for each in probe(tmp_path, read_options(["odd.size=2"])) if each.name == "odd")
+    assert (found.is_usable, found.reason) == (False, "odd.size: expected 1")
 
 
 @pytest.mark.parametrize("text", ["size=1", "overlay2.nonsense=1", "vfs", "vfs.=1", "=", "vfs.size"])

@@ -203,11 +203,16 @@ def _mounts(clause: Clause) -> tuple[RunMount, ...]:
 
 
 def _cmd(clause: Clause) -> Cmd:
-    return Cmd(command=_command(clause, clause.text), **clause.where())
+    return Cmd(command=_command_or_none(clause), **clause.where())
 
 
 def _entrypoint(clause: Clause) -> Entrypoint:
-    return Entrypoint(command=_command(clause, clause.text), **clause.where())
+    return Entrypoint(command=_command_or_none(clause), **clause.where())
+
+
+def _command_or_none(clause: Clause) -> Command:
+    """Without any, a shell that is told nothing, as all builders have it."""
+    return _command(clause, clause.text) if clause.text else Command(argv=("",), is_shell=True)
 
 
 def _shell(clause: Clause) -> Shell:

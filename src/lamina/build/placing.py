@@ -9,7 +9,6 @@ nor a file a directory.
 from __future__ import annotations
 
 import os
-import posixpath
 from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO, Protocol
 
@@ -17,7 +16,7 @@ from lamina.build.context import Node
 from lamina.build.failure import printable
 from lamina.build.mode import Change
 from lamina.errors import Conflict, InvalidInput
-from lamina.layer.entry import NO_XATTRS, WHITEOUT_PREFIX, Entry, Kind, ancestors
+from lamina.layer.entry import NO_XATTRS, OPAQUE_NAME, WHITEOUT_PREFIX, Entry, Kind, ancestors
 from lamina.values import dataclass, replace
 
 _MAX_HOPS = 40  # path_resolution(7)
@@ -81,7 +80,9 @@ class Placing:
         self._written: dict[str, Entry] = {}
         # Which file a path of several is. Which of them has the content is known when all are in order.
         self._files: dict[str, tuple[int, int, int, int]] = {}
-        self._is_directory = posixpath.basename(destination) in ("", ".", "..")
+        self._is_directory = destination.endswith("/")
+        # Directories of archives in the place of something else that replaced a directory.
+        self._opaque: set[str] = set()
         self.place = settle(below, destination)
         self._open = {"", self.place}  # directories, or what will be some
 
@@ -96,24 +97,26 @@ class Placing:
             there is not None and there.kind is Kind.DIRECTORY
         )
         if is_directory and there is not None and there.kind is not Kind.DIRECTORY:
-            raise CannotReplace(f"/{printable(self.place)}: a {_name(there)}, and no directory to copy into")
+            raise no_directory(self.place, there)
         for source in sources:
-            path = _join(self.place, source.target) if is_directory else self.place
+            path = joined(self.place, source.target) if is_directory else self.place
             self._add(source, path, is_kept)
 
     def _add(self, source: Source, path: str, is_kept: bool) -> None:
         node = source.node
-        _insist_name(path)
+        insist_name(path)
         self._insist_open(path)
         there = self._standing(path)
         is_directory = node.kind is Kind.DIRECTORY
         if there is not None and is_directory is not (there.kind is Kind.DIRECTORY):
             if not is_kept:
                 raise CannotReplace(_kept(path, there, node.kind))
-            if path in self._open:
-                self._forget_below(path)
+            if is_directory and path in self._written:
+                self._opaque.add(path)
         elif there is not None and is_directory and (self._writing.keeps_directories or not source.target):
             return
+        if is_kept and not is_directory and path in self._open:
+            self._forget_below(path)
         self._written[path] = self._entry(source, path, Writing() if is_kept else self._writing)
 
     def _forget_below(self, path: str) -> None:
@@ -131,7 +134,7 @@ class Placing:
                 continue
             there = self._standing(above)
             if there is not None and there.kind is not Kind.DIRECTORY:
-                raise CannotReplace(f"/{printable(above)}: a {_name(there)}, so nothing can be in it")
+                raise CannotReplace(f"/{printable(above)}: a {kind_name(there)}, so nothing can be in it")
             self._open.add(above)
 
     def make_directories(self, path: str) -> None:
@@ -139,7 +142,7 @@ class Placing:
         for each in (*ancestors(path), path):
             there = self._standing(each)
             if there is None:
-                self._written[each] = self._new_directory(each)
+                self._written[each] = new_directory(each, self.place, self._writing)
             elif there.kind is not Kind.DIRECTORY:
                 raise CannotReplace(f"/{printable(each)}: not a directory, so nothing can be in it")
 
@@ -156,15 +159,25 @@ class Placing:
         for path in self._written:
             for parent in ancestors(path):
                 if parent not in found:
-                    there = self._below.look(parent)
-                    found[parent] = self._new_directory(parent) if there is None else there
+                    there = self._there(parent)
+                    found[parent] = there or new_directory(parent, self.place, self._writing)
+        for path in self._opaque & self._written.keys():
+            there = self._there(path)
+            if there is not None and self._written[path].kind is there.kind is Kind.DIRECTORY:
+                found[f"{path}/{OPAQUE_NAME}"] = Entry(f"{path}/{OPAQUE_NAME}", mtime=self._writing.now)
         ordered = [found[path] for path in sorted(found, key=lambda path: path.split("/"))]
         return self._linked(ordered)
 
     # -- parts
 
     def _standing(self, path: str) -> Entry | None:
-        return self._written[path] if path in self._written else self._below.look(path)
+        return self._written[path] if path in self._written else self._there(path)
+
+    def _there(self, path: str) -> Entry | None:
+        """What was there before, where it still shows."""
+        if self._opaque and any(above in self._opaque for above in ancestors(path)):
+            return None
+        return self._below.look(path)
 
     def _entry(self, source: Source, path: str, writing: Writing) -> Entry:
         node = source.node
@@ -196,15 +209,20 @@ class Placing:
             ))
         return found
 
-    def _new_directory(self, path: str) -> Entry:
-        """What archives leave out below the destination is root's, as docker has it."""
-        _insist_name(path)
-        is_of_archive = path.startswith(f"{self.place}/") if self.place else bool(path)
-        uid, gid = (0, 0) if is_of_archive else self._writing.owner or (0, 0)
-        return Entry(path, Kind.DIRECTORY, _DIRECTORY_MODE, uid, gid, self._writing.now)
+
+def new_directory(path: str, place: str, writing: Writing) -> Entry:
+    """What archives leave out below the destination, ``place``, is root's, as docker has it."""
+    insist_name(path)
+    is_of_archive = path.startswith(f"{place}/") if place else bool(path)
+    uid, gid = (0, 0) if is_of_archive else writing.owner or (0, 0)
+    return Entry(path, Kind.DIRECTORY, _DIRECTORY_MODE, uid, gid, writing.now)
 
 
-def _insist_name(path: str) -> None:
+def no_directory(path: str, there: Entry) -> CannotReplace:
+    return CannotReplace(f"/{printable(path)}: a {kind_name(there)}, and no directory to copy into")
+
+
+def insist_name(path: str) -> None:
     """The last name of a path: those before it are, or were, looked at when they are made."""
     name = path.rpartition("/")[2]
     if name.startswith(WHITEOUT_PREFIX):
@@ -232,7 +250,7 @@ def settle(below: Below, path: str) -> str:
         if name == "..":
             del places[max(1, len(places) - 1):]
             continue
-        here = _join(places[-1], name)
+        here = joined(places[-1], name)
         there = below.look(here)
         is_last = not any(each not in ("", ".") for each in names)
         if there is not None and there.kind is Kind.SYMLINK:
@@ -255,13 +273,13 @@ _KINDS = {
 }
 
 
-def _name(entry: Entry) -> str:
+def kind_name(entry: Entry) -> str:
     return _KINDS[entry.kind]
 
 
 def _kept(path: str, there: Entry, kind: Kind) -> str:
-    return f"/{printable(path)}: a {_name(there)}, which a {_KINDS[kind]} does not replace"
+    return f"/{printable(path)}: a {kind_name(there)}, which a {_KINDS[kind]} does not replace"
 
 
-def _join(directory: str, name: str) -> str:
+def joined(directory: str, name: str) -> str:
     return f"{directory}/{name}" if directory and name else directory or name

@@ -16,6 +16,7 @@ class Stage(StrEnum):
     CACHED = "cached"
     DONE = "done"
     FAILED = "failed"
+    CANCELLED = "cancelled"
     NOTE = "note"
 
 

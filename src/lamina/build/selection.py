@@ -106,8 +106,8 @@ def whole_tree(context: Files, path: str) -> Selection:
 
 
 def names_directory(destination: str) -> bool:
-    """By its text alone."""
-    return posixpath.basename(destination) in ("", ".", "..")
+    """By its text alone: ``/x/.`` is a name like any other, for all builders."""
+    return destination == "." or destination.endswith("/")
 
 
 # -- sources

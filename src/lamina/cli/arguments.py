@@ -42,6 +42,15 @@ class _Formatter(argparse.HelpFormatter):
         super().__init__(prog, width=100)
 
 
+class _Word(argparse._StoreConstAction):  # noqa: SLF001 - its only name
+    """``--pull`` and ``--pull=never``, of which argparse reads the first alone."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **more: Any) -> None:
+        metavar = more.pop("metavar")
+        super().__init__(option_strings, dest, **more)
+        self.metavar = metavar
+
+
 class VerbParser(argparse.ArgumentParser):
     """The parser of one verb. ``command`` ends up in ``arguments.command`` when the verb takes one."""
 
@@ -65,6 +74,10 @@ class VerbParser(argparse.ArgumentParser):
 
     def value(self, *names: str, metavar: str, about: str, **more: Any) -> None:
         self.add_argument(*names, metavar=metavar, help=about, **more)
+
+    def word(self, *names: str, metavar: str, bare: str, about: str, default: str = "") -> None:
+        """An option whose value, if it has one, stands behind a ``=``; without it means ``bare``."""
+        self.add_argument(*names, action=_Word, const=bare, default=default, metavar=metavar, help=about)
 
     def values(self, *names: str, metavar: str, about: str) -> None:
         """An option that may be given several times."""
@@ -116,16 +129,18 @@ class VerbParser(argparse.ArgumentParser):
                 return action is not None and number == len(word)
         return False
 
-    def _switches(self, words: Sequence[str]) -> tuple[list[str], dict[str, bool]]:
+    def _switches(self, words: Sequence[str]) -> tuple[list[str], dict[str, bool | str]]:
         """Takes ``--flag=true`` and ``--flag=false`` out of the words; argparse knows only ``--flag``."""
         rest: list[str] = []
-        switched: dict[str, bool] = {}
+        switched: dict[str, bool | str] = {}
         for number, word in enumerate(words):
             if word == "--":
                 return [*rest, *words[number:]], switched
             name, equals, value = word.partition("=")
             action = self._option_string_actions.get(name) if equals else None
-            if not isinstance(action, argparse._StoreTrueAction):  # noqa: SLF001 - its only name
+            if isinstance(action, _Word):
+                switched[action.dest] = value
+            elif not isinstance(action, argparse._StoreTrueAction):  # noqa: SLF001 - its only name
                 rest.append(word)
             elif value.lower() not in _SWITCH:
                 raise UsageError(f"{name}: expected true or false, got {value!r}")
@@ -170,9 +185,12 @@ def add_globals(parser: argparse.ArgumentParser, debug: Sequence[str] = ("--debu
     parser.add_argument("--config-file", metavar="FILE", default=unset,
                         help="read settings from this file only (also LAMINA_CONFIG_FILE)")
     parser.add_argument("--storage-driver", metavar="NAME", default=unset,
-                        help="overlay2, erofs or vfs instead of the best that works here")
-    parser.add_argument("--storage-opt", metavar="KEY=VALUE", action="append", default=unset,
-                        help="an option for the storage driver; may be repeated")
+                        help="such as overlay2 or btrfs, instead of the best that works here; "
+                             "`lamina storage ls` shows all")
+    # That of `run` and `create` is the container's.
+    if "--storage-opt" not in parser._option_string_actions:  # noqa: SLF001 - its only name
+        parser.add_argument("--storage-opt", metavar="KEY=VALUE", action="append", default=unset,
+                            help="an option for the storage driver; may be repeated")
     parser.add_argument(*debug, action="store_true", default=unset, help="show where an error arose")
     # `docker run -h NAME` is the host's name: a verb's own -h goes before ours.
     short = () if "-h" in parser._option_string_actions else ("-h",)  # noqa: SLF001 - its only name

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lamina.cli.images import FORMAT_HELP, filters_of
 from lamina.cli.listing import Listing, show
 from lamina.cli.quantity import human_duration, human_size
+from lamina.cli.terminal import json_text
 from lamina.cli.verbs import Verb
 
 if TYPE_CHECKING:
@@ -90,6 +91,19 @@ def _prune(arguments: Arguments, session: Session) -> int:
     return 0
 
 
+def _sbom_arguments(parser: VerbParser) -> None:
+    parser.positional("image", "IMAGE", "its name or ID")
+
+
+def _sbom(arguments: Arguments, session: Session) -> None:
+    """A second document would make the output none: those of several scanners come as a list."""
+    from lamina.engine.building.sbom import bills_of
+
+    with session.engine() as engine:
+        found = bills_of(engine, arguments.image)
+    session.print(json_text(found[0] if len(found) == 1 else found, indent=2))
+
+
 def print_pruned(session: Session, ids: tuple[str, ...]) -> None:
     if ids:
         session.print("Deleted build cache objects:")
@@ -98,6 +112,15 @@ def print_pruned(session: Session, ids: tuple[str, ...]) -> None:
         session.print("")
 
 
+SBOM = Verb(
+    _sbom,
+    usage="IMAGE",
+    about="""\
+The SPDX document that `lamina build --sbom` attached to an image, or another builder as BuildKit does it. A
+pull leaves it in the registry; it is fetched from there when it is not here.""",
+    arguments=_sbom_arguments,
+    examples=("lamina builder sbom app:1", "lamina builder sbom app:1 | jq -r '.packages[].name'"),
+)
 DU = Verb(
     _du,
     usage="[OPTIONS]",

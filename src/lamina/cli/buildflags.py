@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lamina.cli.arguments import UsageError, pairs_of
+from lamina.cli.buildattest import read_attestations
+from lamina.cli.buildforeign import add_foreign_arguments
 from lamina.cli.platforms import platform_of
 from lamina.cli.runoptions import read_bytes, read_processors
 
@@ -14,9 +16,11 @@ if TYPE_CHECKING:
     from lamina.cli.session import Session
     from lamina.engine.building.options import BuildOptions
     from lamina.engine.building.output import Output
+    from lamina.oci.descriptor import Platform
 
 EPOCH = "SOURCE_DATE_EPOCH"
-PROGRESS = ("auto", "plain", "tty", "quiet", "rawjson")
+PROGRESS = ("auto", "plain", "tty", "quiet", "none", "rawjson")
+PULLS = ("missing", "always", "never", "newer")
 _FORMS = ("oci", "docker", "json")
 
 
@@ -28,6 +32,7 @@ def add_build_arguments(parser: VerbParser) -> None:
     _add_cache(parser)
     _add_commands(parser)
     _add_results(parser)
+    add_foreign_arguments(parser)
 
 
 def _add_input(parser: VerbParser) -> None:
@@ -50,6 +55,9 @@ def _add_image(parser: VerbParser) -> None:
     parser.values("--annotation", metavar="KEY=VALUE", about="an annotation of the manifest")
     parser.values("--platform", metavar="PLATFORM[,...]",
                   about="os/architecture[/variant] instead of this machine's; several make an index")
+    parser.value("--arch", metavar="NAME", default="", about="the architecture alone, as podman has it")
+    parser.value("--os", metavar="NAME", default="", about="the operating system alone")
+    parser.value("--variant", metavar="NAME", default="", about="the architecture's variant")
     parser.value("--format", metavar="FORMAT", default="", choices=_FORMS,
                  about="oci (default) or docker; with --check, json")
     parser.flag("--squash", about="merge the layers that this build makes into one")
@@ -61,10 +69,17 @@ def _add_image(parser: VerbParser) -> None:
                  about="of new layers as they are stored: none (default; push compresses them), gzip or zstd")
     parser.value("--compression-level", metavar="N", type=int, default=None,
                  about="gzip 1 to 9, zstd 1 to 22")
+    parser.value("--timestamp", metavar="SECONDS", type=int, default=None,
+                 about="as SOURCE_DATE_EPOCH, since 1970")
     parser.add_argument("--rewrite-timestamp", action="store_true", default=None,
                         help="with SOURCE_DATE_EPOCH: no file is newer (the default; =false keeps times)")
-    parser.flag("--provenance", default=True,
+    parser.word("--provenance", metavar="true|false|mode=...", bare="true", default="true",
                 about="annotate layers with the instructions that made them (the default; =false leaves it)")
+    parser.word("--sbom", metavar="true|false|generator=...", bare="true", default="false",
+                about="list beside the image what it is made of (SPDX), as syft or trivy find it; a "
+                      "generator is one of them, a path, or an image")
+    parser.values("--attest", metavar="type=sbom|...",
+                  about="the same in docker's longer words: type=sbom[,generator=...] or type=provenance")
 
 
 def _add_cache(parser: VerbParser) -> None:
@@ -75,7 +90,9 @@ def _add_cache(parser: VerbParser) -> None:
     parser.values("--cache-to", metavar="NAME|...",
                   about="write the build cache there: NAME, or type=registry,ref=NAME,mode=max; with "
                         "type=inline the image's own config holds it")
-    parser.flag("--pull", about="ask the registry for newer base images")
+    parser.word("--pull", metavar="WHEN", bare="always", default="missing",
+                about="ask the registry for newer base images; =missing (default), =never, or =newer, which "
+                      "takes what is here if no registry answers")
 
 
 def _add_commands(parser: VerbParser) -> None:
@@ -83,23 +100,36 @@ def _add_commands(parser: VerbParser) -> None:
     parser.values("--allow", metavar="RIGHT", about="what RUN may ask for: network.host, security.insecure")
     parser.values("--add-host", metavar="NAME:IP", about="a line of /etc/hosts")
     parser.values("--dns", metavar="IP", about="a name server")
+    parser.values("--dns-search", metavar="DOMAIN", about="a domain to search")
+    parser.values("--dns-option", metavar="OPTION", about="an option of resolv.conf(5)")
+    parser.values("--security-opt", metavar="OPTION",
+                  about="of RUN: no-new-privileges, seccomp=FILE|unconfined, systempaths=unconfined")
+    parser.value("--cgroup-parent", metavar="NAME", default="", about="the control group that holds RUN's")
     parser.value("--shm-size", metavar="SIZE", default=None, about="of /dev/shm (64m)")
     parser.values("--ulimit", metavar="NAME=SOFT[:HARD]", about="such as nofile=1024:2048")
     parser.value("-m", "--memory", metavar="SIZE", default=None, about="at most this much memory")
+    parser.value("--memory-swap", metavar="SIZE", default=None,
+                 about="memory and swap together; -1 for no limit")
     parser.value("--cpus", metavar="NUMBER", default=None, about="at most this many CPUs")
+    parser.value("--cpu-period", metavar="MICROSECONDS", type=int, default=None, about="of the CPU's quota")
+    parser.value("--cpu-quota", metavar="MICROSECONDS", type=int, default=None, about="in each period")
     parser.value("-c", "--cpu-shares", metavar="NUMBER", type=int, default=None, about="a weight (1024)")
     parser.value("--cpuset-cpus", metavar="LIST", default="", about="such as 0-2,4")
+    parser.value("--cpuset-mems", metavar="LIST", default="", about="memory nodes")
+    parser.value("--jobs", metavar="N", type=int, default=0, about="steps at once (CPUs, at least 4)")
     parser.value("--runtime", metavar="NAME", default="", about="runc, crun, embedded, or a path")
 
 
 def _add_results(parser: VerbParser) -> None:
     parser.flag("-q", "--quiet", about="no progress; print the image's ID")
     parser.value("--progress", metavar="KIND", default="", choices=PROGRESS,
-                 about="auto, plain, tty, quiet or rawjson (also BUILDKIT_PROGRESS)")
+                 about="auto, plain, tty, quiet, none or rawjson (also BUILDKIT_PROGRESS)")
     parser.value("--on-error", metavar="ACT", choices=("fail", "shell"), default="fail",
                  about="shell: open a shell in what a failed RUN left (needs a terminal)")
     parser.flag("--explain", about="say in the end of every step why it was, or was not, in the cache")
     parser.flag("--check", about="build nothing; say what in the Dockerfile may well be a mistake")
+    parser.value("--call", metavar="METHOD", default="build", choices=("build", "check"),
+                 about="build (default), or check, which is --check")
     parser.value("--iidfile", metavar="FILE", default="", about="write the image's ID there")
     parser.value("--metadata-file", metavar="FILE", default="", about="write what came of it there, as JSON")
     parser.values("-o", "--output", metavar="PATH|...",
@@ -111,29 +141,35 @@ def _add_results(parser: VerbParser) -> None:
 
 def read_options(arguments: Arguments, session: Session) -> BuildOptions:
     from lamina.engine.building.exchange import parse_cache
-    from lamina.engine.building.options import BuildOptions, parse_secret
+    from lamina.engine.building.options import BuildOptions, insist_possible, parse_secret
     from lamina.engine.building.options import pairs_of as given_pairs
 
     given = given_pairs(arguments.build_arg, "--build-arg")
-    epoch = _epoch(given, session)
+    epoch = arguments.timestamp if arguments.timestamp is not None else _epoch(given, session)
+    has_provenance, sbom = read_attestations(arguments)
     if arguments.rewrite_timestamp and epoch is None:
         raise UsageError(f"--rewrite-timestamp: no time to rewrite to; set {EPOCH}")
     if arguments.annotation and _form(arguments) == "docker":
         raise UsageError("--annotation: images in docker's format have no room for any")
-    return BuildOptions(
+    options = BuildOptions(
         dockerfile=arguments.file, target=arguments.target, arguments=given, tags=tuple(arguments.tag),
         labels=pairs_of(arguments.label), annotations=_annotations(arguments.annotation),
-        platforms=tuple(filter(None, map(platform_of, _listed(arguments.platform)))),
-        pull=arguments.pull, no_cache=arguments.no_cache,
+        platforms=tuple(_platforms(arguments)), pull=_pull(arguments.pull),
+        no_cache=arguments.no_cache or not arguments.layers,
         no_cache_filter=tuple(_listed(arguments.no_cache_filter)),
         contexts=_contexts(arguments.build_context),
         secrets={secret.id: secret for secret in map(parse_secret, arguments.secret)},
         agents=_agents(arguments.ssh, session.environ), network=arguments.network,
         allows=tuple(_rights(arguments.allow)), hosts=tuple(arguments.add_host), dns=tuple(arguments.dns),
+        dns_search=tuple(arguments.dns_search), dns_options=tuple(arguments.dns_option),
+        security=tuple(arguments.security_opt), cgroup_parent=arguments.cgroup_parent.strip("/"),
         shm_size=read_bytes(arguments.shm_size, "--shm-size"), ulimits=tuple(arguments.ulimit),
-        memory=read_bytes(arguments.memory, "--memory"), cpus=read_processors(arguments.cpus, "--cpus"),
-        cpu_shares=arguments.cpu_shares, cpuset_cpus=arguments.cpuset_cpus, runtime=arguments.runtime,
-        form=_form(arguments), has_provenance=arguments.provenance, epoch=epoch,
+        memory=read_bytes(arguments.memory, "--memory"),
+        memory_swap=read_bytes(arguments.memory_swap, "--memory-swap"),
+        cpus=read_processors(arguments.cpus, "--cpus"), cpu_shares=arguments.cpu_shares,
+        cpu_period=arguments.cpu_period, cpu_quota=arguments.cpu_quota, cpuset_cpus=arguments.cpuset_cpus,
+        cpuset_mems=arguments.cpuset_mems, runtime=arguments.runtime, workers=max(0, arguments.jobs),
+        form=_form(arguments), has_provenance=has_provenance, sbom=sbom, epoch=epoch,
         is_rewriting=arguments.rewrite_timestamp, outputs=_outputs(arguments, session),
         cache_from=tuple(parse_cache(text, "--cache-from") for text in arguments.cache_from),
         cache_to=tuple(parse_cache(text, "--cache-to") for text in arguments.cache_to),
@@ -141,6 +177,8 @@ def read_options(arguments: Arguments, session: Session) -> BuildOptions:
         layers_at=tuple(_line(text) for text in _listed(arguments.layers_at)),
         compression=arguments.compression, level=_level(arguments),
     )
+    insist_possible(options)
+    return options
 
 
 def progress_kind(arguments: Arguments, session: Session) -> str:
@@ -155,10 +193,37 @@ def progress_kind(arguments: Arguments, session: Session) -> str:
         raise UsageError(f"--quiet and --progress={asked}: only one of them can be")
     if arguments.quiet or (session.is_quiet and not arguments.progress):
         return "quiet"
+    if asked == "none":
+        return "quiet"
     if asked == "tty" and not is_terminal(session.stderr):
         raise UsageError("--progress=tty: standard error is no terminal; use plain")
     if asked == "auto":
         return "tty" if draws_in_place(session, session.stderr) else "plain"
+    return asked
+
+
+def _platforms(arguments: Arguments) -> list[Platform]:
+    """``--arch`` and its like are podman's: what they leave out is this machine's."""
+    parts = arguments.os, arguments.arch, arguments.variant
+    if any(parts):
+        if arguments.platform:
+            raise UsageError("--platform and --arch, --os or --variant: only one way to say it")
+        from lamina.engine.engine import host_platform
+
+        host = host_platform()
+        texts = ["/".join(filter(None, (parts[0] or host.os, parts[1] or host.architecture, parts[2])))]
+    else:
+        texts = _listed(arguments.platform)
+    return [found for found in map(platform_of, texts) if found is not None]
+
+
+def _pull(text: str) -> str:
+    """docker's is a switch, podman's has words."""
+    words = {"true": "always", "1": "always", "false": "missing", "0": "missing", "ifnewer": "newer",
+             "ifmissing": "missing"}
+    asked = words.get(text.lower(), text.lower())
+    if asked not in PULLS:
+        raise UsageError(f"--pull: expected one of {', '.join(PULLS)}, true or false, got {text!r}")
     return asked
 
 

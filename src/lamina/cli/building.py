@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lamina.cli.arguments import UsageError
 from lamina.cli.buildflags import add_build_arguments, progress_kind, read_options
+from lamina.cli.buildforeign import notes_of
 from lamina.cli.buildprogress import BuildProgress, Step, last_lines, progress_of
 from lamina.cli.quantity import human_size
 from lamina.cli.terminal import json_text, visible
@@ -37,8 +38,11 @@ def _build(arguments: Arguments, session: Session) -> int | None:
     from lamina.engine.building.contexts import opened_context
 
     kind = progress_kind(arguments, session)
+    arguments.check = arguments.check or arguments.call == "check"
     options = read_options(arguments, session)
     session.is_quiet = session.is_quiet or kind in ("quiet", "rawjson")
+    for note in notes_of(arguments):
+        session.note(f"note: {note}")
     _make_way(arguments)
     stdin = session.input_bytes() if "-" in (arguments.context, arguments.file) else None
     progress = progress_of(kind, session)
@@ -146,6 +150,7 @@ class _Course:
         """The end of a command's output, and the lines of the Dockerfile."""
         from lamina.build.failure import DockerfileError
         from lamina.build.instruction import Run
+        from lamina.engine.building.scanning import ScanFailed
         from lamina.engine.building.stage import StepFailed
 
         span = _noted_span(error, dockerfile)
@@ -153,6 +158,9 @@ class _Course:
             # One of a base's ONBUILD counts lines of its own.
             span = error.span if any(one.span == error.span and isinstance(one, Run)
                                      for one in dockerfile.instructions) else None
+            tail = last_lines(error.tail)
+            self._say_lines([_RULE, *tail, _RULE] if tail else [])
+        elif isinstance(error, ScanFailed):
             tail = last_lines(error.tail)
             self._say_lines([_RULE, *tail, _RULE] if tail else [])
         elif isinstance(error, DockerfileError):

@@ -23,8 +23,11 @@ from lamina.values import dataclass, field
 
 _FRAMES = 8  # a second
 _MOST_LINES = 6  # of a running step's output
-_MARKS = {Stage.CACHED: ("✔ CACHED", "CACHED"), Stage.DONE: ("✔", "DONE"), Stage.FAILED: ("✘", "ERROR")}
-_STYLES = {Stage.CACHED: "blue", Stage.DONE: "green", Stage.FAILED: "red"}
+_MARKS = {
+    Stage.CACHED: ("✔ CACHED", "CACHED"), Stage.DONE: ("✔", "DONE"), Stage.FAILED: ("✘", "ERROR"),
+    Stage.CANCELLED: ("✘ CANCELED", "CANCELED"),
+}
+_STYLES = {Stage.CACHED: "blue", Stage.DONE: "green", Stage.FAILED: "red", Stage.CANCELLED: "yellow"}
 
 
 @dataclass(slots=True)
@@ -34,7 +37,7 @@ class _Running:
 
 
 class LiveSteps:
-    """Steps that never ended, because the build was interrupted, are gone from the screen in the end."""
+    """Steps that never ended, because the build was killed, are gone from the screen in the end."""
 
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=False)

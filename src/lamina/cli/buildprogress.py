@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _COLOUR = re.compile("(\x1b\\[[0-9;:]*m)")
 _LONGEST = 64 << 10  # bytes that wait for the end of their line
 _FROM = "] FROM "
-_ENDS = (Stage.CACHED, Stage.DONE, Stage.FAILED)
+_ENDS = (Stage.CACHED, Stage.DONE, Stage.FAILED, Stage.CANCELLED)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,10 +70,7 @@ class Drawing(Protocol):
 
 
 class BuildProgress:
-    """A report function that knows all steps afterwards; close it before anything else is written.
-
-    Several platforms count their own steps from 1.
-    """
+    """A report function that knows all steps afterwards; close it before anything else is written."""
 
     def __init__(self, drawing: Drawing) -> None:
         self.steps: list[Step] = []
@@ -182,6 +179,8 @@ def _ending(event: StepEvent) -> str:
         return "CACHED"
     if event.stage is Stage.DONE:
         return f"DONE {event.seconds:.1f}s"
+    if event.stage is Stage.CANCELLED:
+        return "CANCELED"  # in BuildKit's spelling
     return f"ERROR: {visible(event.text)}"
 
 
@@ -225,6 +224,8 @@ class JsonLines:
             ended["cached"] = True
         if event.stage is Stage.FAILED:
             ended["error"] = event.text
+        if event.stage is Stage.CANCELLED:
+            ended["error"] = "context canceled"
         return {**found, **({"reason": step.reason} if step.reason else {}), **ended}
 
     def _write(self, document: dict[str, Any]) -> None:

@@ -91,7 +91,7 @@ SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 _ANYWHERE = frozenset({"squash", "waste", "diff", "du", "report", "verify-erased", "secrets"})
 _IMAGES = _ANYWHERE | {
     "push", "save", "export", "images", "inspect", "history", "tag", "rmi", "layers", "ls", "cat", "blame",
-    "obscured", "mount", "umount", "pull", "run", "create",
+    "obscured", "mount", "umount", "pull", "run", "create", "blobs drop", "blobs fetch",
 }
 _CONTAINERS = frozenset({
     "start", "stop", "restart", "kill", "wait", "logs", "exec", "attach", "top", "stats", "port", "commit",
@@ -112,7 +112,6 @@ _NAMES_OF_OPTIONS: dict[str, Callable[[Session], list[str]]] = {
 }
 _VOLUME_OPTIONS = frozenset({"--volume", "-v"})
 _CHOICES = {
-    "--storage-driver": ("overlay2", "erofs", "vfs"),
     "--platform": ("linux/amd64", "linux/arm64", "linux/arm/v7", "linux/386", "linux/ppc64le",
                    "linux/riscv64", "linux/s390x"),
     "--kind": ("metadata", "moved", "replaced", "deleted", "marker", "cache", "duplicate"),
@@ -121,6 +120,10 @@ _CHOICES = {
     "--log-driver": ("json-file", "none"),
     "--allow": ("network.host", "security.insecure"),
 }
+
+# Of options that mean another thing before the verb, by what they are for.
+_OWN_CHOICES = {"storage": ("size=",)}
+_DRIVERS_OF = frozenset({"to", "drivers"})
 
 
 def _arguments(parser: VerbParser) -> None:
@@ -175,20 +178,23 @@ def _adopt_root(words: Sequence[str], session: Session) -> None:
 def _within_verb(rest: Sequence[str], current: str, session: Session) -> Iterator[str]:
     name, count = verbs.find(rest)
     if not name:
-        if len(rest) == 1 and rest[0] in verbs.GROUPS:
-            members = verbs.members(rest[0]).items()
-            yield from _matching(((word, verbs.entry(proper)[2]) for word, proper in members), current)
+        if len(rest) == 1:
+            yield from _members(rest[0], current)
         return
     parser = VerbParser(name, verbs.load(name))
     previous = rest[-1] if len(rest) > count else ""
     action = parser._option_string_actions.get(previous)  # noqa: SLF001
     if action is not None and action.nargs != 0:
-        choices = action.choices or ()
+        choices = action.choices or _OWN_CHOICES.get(action.dest) or ()
         yield from _matching(((str(choice), "") for choice in choices), current)
+        if action.dest in _DRIVERS_OF:
+            yield from _drivers(current)
         names = action.option_strings
         yield from _values_of(names[-1] if names[-1] == "--file" else previous, current, session)
     elif current.startswith("-"):
         yield from _options(parser._actions, current)  # noqa: SLF001
+    elif name == "help" and previous:
+        yield from _members(previous, current)
     elif name == "help":
         yield from _matching(((verb, verbs.entry(verb)[2]) for verb in verbs.names()), current)
     elif name == "completion":
@@ -199,6 +205,12 @@ def _within_verb(rest: Sequence[str], current: str, session: Session) -> Iterato
         yield from _matching(((word, "") for word in _names(name, session)), current)
         if name == "cp":
             yield FILES
+
+
+def _members(group: str, current: str) -> Iterator[str]:
+    if group in verbs.GROUPS:
+        members = verbs.members(group).items()
+        yield from _matching(((word, verbs.entry(proper)[2]) for word, proper in members), current)
 
 
 def _names(verb: str, session: Session) -> Iterator[str]:
@@ -237,9 +249,20 @@ def _values_of(option: str, current: str, session: Session) -> Iterator[str]:
     if option in _VOLUME_OPTIONS:
         yield from _matching(((f"{name}:", "") for name in volume_names(session)), current)
         yield FILES
+    if option == "--storage-driver":
+        yield from _drivers(current)
     if option in _NAMES_OF_OPTIONS:
         yield from _matching(((name, "") for name in _NAMES_OF_OPTIONS[option](session)), current)
     yield from _matching(((value, "") for value in _CHOICES.get(option, ())), current)
+
+
+def _drivers(current: str) -> Iterator[str]:
+    """Those that others installed too; where several may stand, a comma divides them."""
+    from lamina.snapshot.drivers import driver_names
+
+    before = current[: current.rfind(",") + 1]
+    given = before.split(",")
+    yield from _matching(((before + name, "") for name in driver_names() if name not in given), current)
 
 
 def _options(actions: Iterable[argparse.Action], current: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from lamina.cli.blobs import told
 from lamina.cli.images import FORMAT_HELP, short_id
 from lamina.cli.listing import Listing, show
 from lamina.cli.quantity import human_size, since
@@ -25,6 +26,7 @@ _IMAGES = Listing({
     "Repository": "REPOSITORY", "Tag": "TAG", "ID": "IMAGE ID", "CreatedSince": "CREATED", "Size": "SIZE",
     "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
 })
+_IMAGES_WITH_DROPPED = Listing({**_IMAGES.headings, "Dropped": "DROPPED"})
 _CONTAINERS = Listing({
     "ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "LocalVolumes": "LOCAL VOLUMES",
     "Size": "SIZE", "RunningFor": "CREATED", "Status": "STATUS", "Names": "NAMES",
@@ -47,7 +49,10 @@ def _df(arguments: Arguments, session: Session) -> None:
         return
     with session.engine() as engine:
         rows = [_usage_row(row) for row in engine.usage()]
+        dropped = engine.dropped_blobs()
     show(session, _USAGE, rows, arguments.format)
+    if dropped:
+        session.hint(told(dropped))
 
 
 def _usage_row(row: UsageRow) -> Mapping[str, object]:
@@ -67,9 +72,9 @@ def _show_each(session: Session, form: str) -> None:
     from lamina.engine.building.usage import own_bytes
 
     with session.engine() as engine:
-        now, cache = session.clock(), engine.build_cache()
+        now, cache, images = session.clock(), engine.build_cache(), engine.image_usage()
         found: dict[str, Sequence[Row]] = {
-            "Images": [_image_row(row, now) for row in engine.image_usage()],
+            "Images": [_image_row(row, now) for row in images],
             "Containers": [
                 container_row(each, now, is_whole=False)
                 for each in engine.containers(shows_all=True, has_sizes=True)
@@ -80,8 +85,9 @@ def _show_each(session: Session, form: str) -> None:
     if form.strip() not in ("", "table"):
         show(session, Listing({name: name for name in found}), [found], form)
         return
+    listing = _IMAGES_WITH_DROPPED if any(row.dropped for row in images) else _IMAGES
     sections = (
-        ("Images space usage:", _IMAGES, "Images"), ("Containers space usage:", _CONTAINERS, "Containers"),
+        ("Images space usage:", listing, "Images"), ("Containers space usage:", _CONTAINERS, "Containers"),
         ("Local Volumes space usage:", _VOLUMES, "Volumes"),
         (f"Build cache usage: {human_size(own_bytes(cache), _DIGITS)}", _CACHE, "BuildCache"),
     )
@@ -97,6 +103,7 @@ def _image_row(row: ImageUsage, now: float) -> Mapping[str, object]:
         "Repository": row.repository or "<none>", "Tag": row.tag or "<none>", "ID": short_id(row.id),
         "CreatedSince": since(row.created, now), "Size": human_size(row.size, _DIGITS),
         "SharedSize": human_size(row.shared, _DIGITS), "UniqueSize": human_size(row.unique, _DIGITS),
+        "Dropped": human_size(row.dropped, _DIGITS),
     }
 
 
@@ -105,7 +112,8 @@ DF = Verb(
     usage="[OPTIONS]",
     about="""\
 Bytes on disk: what is stored as it came, and what is unpacked. Each layer counts once, however many
-images share it. RECLAIMABLE is what the matching prune frees.""",
+images share it. RECLAIMABLE is what the matching prune frees. Dropped blobs take nothing; with -v, DROPPED
+is how large they were.""",
     arguments=_arguments,
     examples=("lamina system df", "lamina system df -v", "lamina system df -v --format json"),
 )

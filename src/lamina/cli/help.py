@@ -109,6 +109,8 @@ def _option(action: argparse.Action) -> tuple[str, str]:
     names += ", ".join(long) if long else ""
     if action.nargs != 0 and action.metavar:
         names = f"{names.rstrip(', ')} {action.metavar}"
+    elif action.metavar:
+        names = f"{names}[={action.metavar}]"
     return names.rstrip(", "), action.help or ""
 
 

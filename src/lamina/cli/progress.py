@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 # How far a layer is. RETRYING stands outside: it is always shown, and what comes after it again.
 _ORDER = (
-    (Action.PULLING_LAYER, Action.PREPARING, Action.LOADING),
+    (Action.PULLING_LAYER, Action.PREPARING, Action.LOADING, Action.MOVING, Action.MEASURING),
     (Action.WAITING,),
     (Action.DOWNLOADING, Action.PUSHING, Action.SQUASHING, Action.SEARCHING),
     (Action.VERIFYING,),
     (Action.DOWNLOADED,),
     (Action.EXTRACTING,),
     (Action.PULLED, Action.EXISTS, Action.PUSHED, Action.MOUNTED, Action.PUSH_EXISTS, Action.LOADED,
-     Action.SQUASHED, Action.SEARCHED),
+     Action.SQUASHED, Action.SEARCHED, Action.MOVED, Action.MEASURED),
 )
 RANK = {action: rank for rank, actions in enumerate(_ORDER) for action in actions}
 # Shown once, as they come; their subjects are not layers.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 # The layout of state.sqlite that the statement below knows (content/state.py).
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _STATEMENT = """
 SELECT n.name, i.digest, i.config, i.created, i.content_size
 FROM images AS i LEFT JOIN names AS n ON n.image = i.digest

@@ -32,6 +32,9 @@ _RESUMES = "what has arrived is kept, and the next pull goes on from there"
 def _pull_arguments(parser: VerbParser) -> None:
     parser.positional("name", "NAME[:TAG|@DIGEST]", "what to pull; docker.io and 'latest' if not said")
     parser.flag("-a", "--all-tags", about="pull every tag of the repository")
+    parser.value("--blobs", metavar="HOW", choices=["keep", "drop-refetchable"], default="",
+                 about="what becomes of compressed layers once they are unpacked: keep, or drop-refetchable, "
+                       "which leaves them to the registry (default: the setting 'blobs')")
     parser.value("--platform", metavar="PLATFORM", default="", about=PLATFORM_HELP)
     parser.flag("-q", "--quiet", about="print the full name only")
     parser.flag("--disable-content-trust", about="accepted for docker's sake: it does nothing")
@@ -41,6 +44,8 @@ def _pull(arguments: Arguments, session: Session) -> None:
     session.is_quiet = session.is_quiet or arguments.quiet
     platform = platform_of(arguments.platform)
     reference = Reference.parse(arguments.name)
+    if arguments.blobs:
+        session.flags["blobs"] = arguments.blobs
     if not session.is_quiet and not (reference.tag or reference.digest or arguments.all_tags):
         session.print("Using default tag: latest")
     with (

@@ -78,6 +78,8 @@ def _add_files(parser: VerbParser) -> None:
     parser.values("--device", metavar="HOST[:CONTAINER][:RWM]", about="a device of the host's")
     parser.flag("--read-only", about="the image's files cannot be written to")
     parser.value("--shm-size", metavar="SIZE", default=None, about="of /dev/shm (64m)")
+    parser.add_argument("--storage-opt", dest="storage", metavar="KEY=VALUE", action="append", default=[],
+                        help="size=10G: at most this much of what it writes to the image's files")
 
 
 def _add_network(parser: VerbParser) -> None:
@@ -178,8 +180,9 @@ def read_options(arguments: Arguments, environ: Mapping[str, str]) -> ContainerO
         volumes_from=tuple(arguments.volumes_from),
         mounts=_settled_mounts(arguments.mount, here),
         tmpfs=tuple(arguments.tmpfs), devices=tuple(arguments.device), is_read_only=arguments.read_only,
-        shm_size=read_bytes(arguments.shm_size, "--shm-size"), networks=tuple(arguments.network),
-        network_aliases=tuple(arguments.network_alias), publish=tuple(arguments.publish),
+        shm_size=read_bytes(arguments.shm_size, "--shm-size"), storage=tuple(arguments.storage),
+        networks=tuple(arguments.network), network_aliases=tuple(arguments.network_alias),
+        publish=tuple(arguments.publish),
         publishes_all=arguments.publish_all, expose=tuple(arguments.expose), hosts=tuple(arguments.add_host),
         dns=tuple(arguments.dns), dns_search=tuple(arguments.dns_search),
         dns_options=tuple(arguments.dns_option), ip=arguments.ip, mac_address=arguments.mac_address,

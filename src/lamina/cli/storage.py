@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from lamina.cli.blobs import told
 from lamina.cli.builder import print_pruned
 from lamina.cli.images import FILTER_HELP, filters_of
 from lamina.cli.progress import shown
@@ -116,6 +117,7 @@ using right now is never touched.""",
 
 def _check_arguments(parser: VerbParser) -> None:
     parser.flag("--repair", about="remove what is damaged and rebuild what can be rebuilt")
+    parser.flag("--online", about="ask registries whether they have what was dropped here")
     parser.flag("-q", "--quiet", about="nothing but findings")
     parser.value("--format", metavar="FORMAT", default="", about="'json' (one finding a line)",
                  choices=["json"])
@@ -126,13 +128,16 @@ def _check(arguments: Arguments, session: Session) -> int:
     session.is_quiet = session.is_quiet or arguments.quiet
     count = remaining = 0
     with shown(session, session.stderr) as report, session.engine(report) as engine:
-        for finding in engine.check(repair=arguments.repair):
+        for finding in engine.check(repair=arguments.repair, online=arguments.online):
             count += 1
             remaining += not finding.repaired
             for text in _finding(finding.subject, finding.problem, finding.repaired, arguments.format):
                 session.print(text)
+        dropped = engine.dropped_blobs()
     if not arguments.format:
         session.note(_verdict(count, remaining))
+        if dropped:
+            session.note(told(dropped, is_asked=arguments.online and not count))
     return 1 if remaining else 0
 
 
@@ -157,8 +162,9 @@ CHECK = Verb(
     _check,
     usage="[OPTIONS]",
     about="""\
-Reads every stored byte and compares it with its digest; follows every image to its layers. Exit code 0
-when all is whole, 1 when something is wrong, 125 when that could not be decided.""",
+Reads every stored byte and compares it with its digest; follows every image to its layers. A layer whose
+blob was dropped is made again and compared; repairing it fetches the blob. Exit code 0 when all is whole,
+1 when something is wrong, 125 when that could not be decided.""",
     arguments=_check_arguments,
     examples=("lamina check", "lamina check --repair && lamina pull redis:7"),
     trouble=125,

@@ -59,6 +59,7 @@ HEADINGS: dict[str, dict[str, tuple[str, str, str]]] = {
         "context ls": ("context", "LS", "Show what a build would see of a directory, and what not and why"),
         "builder du": ("builder", "DU", "Show what the build cache takes"),
         "builder prune": ("builder", "PRUNE", "Remove build cache that nothing uses"),
+        "builder sbom": ("builder", "SBOM", "Print what an image is made of, as its build found it"),
     },
     "Containers": {
         "run": ("running", "RUN", "Run a command in a new container"),
@@ -135,9 +136,15 @@ HEADINGS: dict[str, dict[str, tuple[str, str, str]]] = {
         "serve": ("registry", "SERVE", "Be a registry: serve the images that are here"),
     },
     "Housekeeping": {
+        "blobs ls": ("blobs", "LS", "List compressed layers that were dropped here"),
+        "blobs drop": ("blobs", "DROP", "Drop compressed layers that a registry has"),
+        "blobs fetch": ("blobs", "FETCH", "Fetch what was dropped of images"),
         "system df": ("df", "DF", "Show what takes space, and what could be freed"),
         "prune": ("storage", "PRUNE", "Remove what nothing needs"),
         "check": ("storage", "CHECK", "Verify everything that is stored"),
+        "storage ls": ("drivers", "STORAGE_LS", "List storage drivers, and what each has here"),
+        "storage migrate": ("drivers", "STORAGE_MIGRATE", "Move everything here to another storage driver"),
+        "storage bench": ("drivers", "STORAGE_BENCH", "Compare the storage drivers that work here"),
         "info": ("about", "INFO", "Show the settings in force and where each comes from"),
         "version": ("about", "VERSION", "Show the version"),
     },
@@ -169,12 +176,14 @@ ALIASES = {
     "volume list": "volume ls", "volume remove": "volume rm",
 }
 GROUPS = {
-    "builder": "Verbs for the build cache",
+    "blobs": "Verbs for layers as they travel",
+    "builder": "Verbs for builds and their cache",
     "container": "Verbs for containers",
     "context": "Verbs for what builds read",
     "image": "Verbs for images",
     "manifest": "Verbs for manifests in registries",
     "network": "Verbs for networks of containers",
+    "storage": "Verbs for storage drivers",
     "system": "Verbs for the state directory",
     "volume": "Verbs for volumes",
 }

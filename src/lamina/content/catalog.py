@@ -133,6 +133,7 @@ class Catalog:
             for blob in blobs:
                 connection.execute("DELETE FROM layers WHERE blob = ?", (blob,))
                 connection.execute("DELETE FROM origins WHERE blob = ?", (blob,))
+                connection.execute("DELETE FROM dropped WHERE blob = ?", (blob,))
 
     def learn_origin(self, blobs: Iterable[Digest], repository: str) -> None:
         with self._state.transaction() as connection:

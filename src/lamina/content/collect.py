@@ -100,13 +100,22 @@ def sweep(
     Decided and done in one write transaction (see ``lease``), in which ``roots`` is asked too.
     """
     with store.state.transaction():
-        doomed = unreachable(store, roots(), now, grace)
+        known = list(roots())
+        doomed = unreachable(store, known, now, grace)
+        away = _unwanted(store, known) if store.dropped.walk() else []
         if among is not None:
             doomed = [(digest, size) for digest, size in doomed if digest in among]
+            away = [digest for digest in away if digest in among]
         for digest, _size in doomed:
             store.delete(digest)
-        store.catalog.forget_layers(digest for digest, _size in doomed)
+        store.catalog.forget_layers([*(digest for digest, _size in doomed), *away])
     return Swept(tuple(digest for digest, _size in doomed), sum(size for _digest, size in doomed))
+
+
+def _unwanted(store: LocalStore, roots: Iterable[Descriptor]) -> list[Digest]:
+    """Dropped blobs that nothing reaches: what is known of them goes as they would."""
+    marked = reachable(store, roots) | live_content(store.state)
+    return [blob.digest for blob in store.dropped_blobs() if blob.digest not in marked]
 
 
 def check_blobs(store: LocalStore, *, repair: bool) -> Iterator[Finding]:
@@ -129,10 +138,14 @@ def check_blobs(store: LocalStore, *, repair: bool) -> Iterator[Finding]:
 
 
 def check_images(store: LocalStore) -> Iterator[Finding]:
-    """Walks every image to its leaves. The platforms that were not pulled are absent on purpose."""
+    """Walks every image to its leaves. The platforms that were not pulled are absent on purpose.
+
+    So are dropped blobs.
+    """
+    dropped = {blob.digest for blob in store.dropped.walk()}
     for record in store.catalog.records():
         shown = record.names[0] if record.names else str(record.config)
-        missing = sorted(_missing(store, record.descriptor, record.manifest))
+        missing = sorted(set(_missing(store, record.descriptor, record.manifest)) - dropped)
         for digest in missing:
             yield Finding(subject=shown, problem=f"{digest} is missing; pull the image again")
 

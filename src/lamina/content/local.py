@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from lamina.content import durable
 from lamina.content.arrival import Arrival
 from lamina.content.catalog import Catalog, ImageRecord
+from lamina.content.dropped import DroppedBlob, DroppedTable
 from lamina.content.ingest import LocalIngest, claim
 from lamina.content.state import State
 from lamina.content.store import CHUNK, BlobNotFound, NameNotFound, read_all
@@ -49,6 +50,7 @@ class LocalStore:
         self.root = root
         self.state = state
         self.catalog = Catalog(state)
+        self.dropped = DroppedTable(state)
         self._platform = platform
         self._clock = clock
         self._blobs = root / "blobs"
@@ -142,6 +144,13 @@ class LocalStore:
 
     def delete(self, digest: Digest) -> None:
         self.blob_path(digest).unlink(missing_ok=True)
+
+    def dropped_blob(self, digest: Digest) -> DroppedBlob | None:
+        """Where a blob is to be had that was dropped here; ``None`` for one that is here, or never was."""
+        return None if self.blob_path(digest).exists() else self.dropped.find(digest)
+
+    def dropped_blobs(self) -> list[DroppedBlob]:
+        return [blob for blob in self.dropped.walk() if not self.blob_path(blob.digest).exists()]
 
     # -- names
 

@@ -36,6 +36,7 @@ def take_back(directory: Path) -> None:
     while size >= _LEAST:
         with contextlib.suppress(OSError):
             _make(directory / _NAME, size)
+            _commit(directory)
             return
         size //= 2
 
@@ -61,4 +62,20 @@ def give_up(directory: Path) -> bool:
         (directory / _NAME).unlink()
     except FileNotFoundError:
         return False
+    _commit(directory)
     return True
+
+
+def _commit(directory: Path) -> None:
+    """btrfs lets nobody have the blocks of a removed file before its transaction is on the disk.
+
+    Until then it counts them as free: the next command would believe that there is room.
+    """
+    import ctypes  # noqa: PLC0415 - for a full disk alone
+
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            ctypes.CDLL(None).syncfs(descriptor)
+        finally:
+            os.close(descriptor)

@@ -18,7 +18,7 @@ from pathlib import Path
 from lamina.content import reserve
 from lamina.errors import Unavailable, Unsupported
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 LOCK_SECONDS = 30.0
 _ROOM = 1 << 20
 
@@ -53,6 +53,19 @@ CREATE TABLE builds (
 ) WITHOUT ROWID;
 CREATE INDEX builds_site ON builds (site);
 CREATE INDEX builds_text ON builds (text);
+"""
+
+_DROPPED = """
+CREATE TABLE dropped (                -- blobs of layers that are not here, and can be had again
+    blob         TEXT PRIMARY KEY,
+    media_type   TEXT NOT NULL,
+    size         INTEGER NOT NULL,
+    diff_id      TEXT NOT NULL,       -- the layer, of which an unpacked form is here
+    compression  TEXT NOT NULL,       -- by its first bytes
+    repository   TEXT NOT NULL,       -- registry/repository that served it when it was dropped
+    dropped      REAL NOT NULL        -- seconds since the epoch
+) WITHOUT ROWID;
+CREATE INDEX dropped_diff_id ON dropped (diff_id);
 """
 
 _SCHEMA = """
@@ -258,8 +271,9 @@ class State:
         with self.transaction() as connection:
             # Another process may have made the tables between the look and the lock.
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            # Version 2 added containers to what version 1 had, version 3 the build cache.
-            missing = "".join((_SCHEMA, _CONTAINERS, _BUILDS)[version:])
+            # Version 2 added containers to what version 1 had, version 3 the build cache, version 4 what
+            # was dropped.
+            missing = "".join((_SCHEMA, _CONTAINERS, _BUILDS, _DROPPED)[version:])
             for statement in missing.split(";\n"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")

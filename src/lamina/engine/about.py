@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from lamina.snapshot.drivers import read_options
-from lamina.snapshot.probing import probe
+from lamina.engine.drivers import chosen
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine
@@ -18,17 +17,21 @@ def info(engine: Engine) -> dict[str, Any]:
 
     records = engine.store.catalog.records()
     machine = os.uname()
-    driver = engine.driver
-    identity = driver.identity
+    driver = chosen(engine)
+    identity = engine.driver.identity
     return {
         "StateDirectory": str(engine.root),
         "Images": len({record.config for record in records}),
         "Names": sum(len(record.names) for record in records),
         "Driver": driver.name,
+        "DriverReason": driver.reason,
+        "DriverNotes": list(driver.notes),
         "DriverCandidates": [
-            {"Name": found.name, "Usable": found.is_usable, "Reason": found.reason}
-            for found in probe(engine.root, read_options(engine.settings.storage_opts))
+            {"Name": found.name, "Usable": found.is_usable, "Reason": found.reason,
+             "InUse": found.name == driver.name}
+            for found in driver.candidates
         ],
+        "DroppedBlobs": len(engine.dropped_blobs()),
         "Runtime": _runtime(engine),
         "RuntimeCandidates": [
             {"Name": found.name, "Usable": found.is_usable, "Reason": found.reason,

@@ -17,6 +17,7 @@ from lamina.engine import images
 from lamina.engine.changes import apply_changes
 from lamina.engine.landing import hold_all, land
 from lamina.engine.lookup import find_image
+from lamina.engine.refetching import RefetchingStore, insist_served
 from lamina.errors import InvalidInput
 from lamina.layer.compress import inflate, layer_media_type
 from lamina.layer.entry import Entry, Kind
@@ -36,7 +37,10 @@ FORMS = ("docker-archive", "oci-archive")
 
 
 def save(engine: Engine, names: Sequence[str], out: BinaryIO, form: str) -> None:
-    """Everything is looked up before the first byte is written, so that a typo makes no half archive."""
+    """Everything is looked up before the first byte is written, so that a typo makes no half archive.
+
+    Nor does a registry that a dropped blob must come from, and that has it no more.
+    """
     if form not in FORMS:
         raise InvalidInput(f"{form}: not an archive format (one of {', '.join(FORMS)})")
     chosen: dict[Digest, tuple[ImageRecord, list[str]]] = {}
@@ -46,9 +50,11 @@ def save(engine: Engine, names: Sequence[str], out: BinaryIO, form: str) -> None
     with Lease(engine.store.state, "save") as lease:
         for record, _given in chosen.values():
             hold_all(engine.store, record.descriptor, lease)
-        writer = ArchiveWriter(out, form)
-        for record, given in chosen.values():
-            writer.add(engine.store, saved_root(engine, record), tuple(dict.fromkeys(given)))
+        roots = {digest: saved_root(engine, record) for digest, (record, _given) in chosen.items()}
+        insist_served(engine, roots.values())
+        source, writer = RefetchingStore(engine), ArchiveWriter(out, form)
+        for digest, (_record, given) in chosen.items():
+            writer.add(source, roots[digest], tuple(dict.fromkeys(given)))
         writer.finish()
 
 

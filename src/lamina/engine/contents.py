@@ -60,10 +60,7 @@ class Contents:
         """Whether a file can be found without inflating: a tar, or trees in which a path says which entry."""
         known = self._is_random.get(diff_id)
         if known is None:
-            facts = self._store.facts(diff_id)
-            has_tree = facts.is_self_contained and not facts.has_duplicates
-            has_tree = has_tree and (self._store.directory(diff_id) / "trees").is_dir()
-            known = self._is_random[diff_id] = has_tree or self._store.tar(diff_id).exists()
+            known = self._is_random[diff_id] = self._store.has_data(diff_id)
         return known
 
 

@@ -16,7 +16,7 @@ from lamina.runtime.container import Container, ContainerDirectory
 from lamina.runtime.environment import merged_environment
 from lamina.runtime.options import ContainerOptions
 from lamina.runtime.records import ContainerTable
-from lamina.snapshot.snapshotter import PreparesAhead, SnapshotNotFound
+from lamina.snapshot.snapshotter import DriverUnavailable, LimitsSize, PreparesAhead, SnapshotNotFound
 from lamina.values import dataclass, replace
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def create(
     """
     chosen = check_name(container_name) if container_name else ""
     check_options(options)
+    if options.storage:
+        _able(engine.driver)
     record = image_for(engine, name, pull, platform)
     image = _load(engine, record, name)
     parent = _unpacked(engine, record, image)
@@ -67,6 +69,7 @@ def check_options(options: ContainerOptions) -> None:
 
         log_policy(options.log_driver, options.log_options)
     _check_names(options)
+    size_limit(options)
     for text in (*options.environment, *options.command, *(options.entrypoint or ())):
         if "\0" in text:
             raise InvalidInput(f"{text[:40]!r}: neither arguments nor variables can hold NUL (execve(2))")
@@ -79,6 +82,19 @@ def check_options(options: ContainerOptions) -> None:
         raise InvalidInput(f"--workdir {options.working_directory}: expected an absolute path")
     network_modes(options)
     ports_of(options, {})
+
+
+def size_limit(options: ContainerOptions) -> int:
+    """Bytes; 0 for none. The last of several counts. Raises ``InvalidInput``."""
+    size = 0
+    for text in options.storage:
+        from lamina.snapshot.size import parse_size
+
+        name, equals, value = text.partition("=")
+        if name != "size" or not equals:
+            raise InvalidInput(f"--storage-opt {text}: expected size=SIZE; there is no other option")
+        size = parse_size(value, "--storage-opt size")
+    return size
 
 
 def check_restart(options: ContainerOptions) -> None:
@@ -377,6 +393,7 @@ def _make(
             table.add(container)
             _insist_image(engine, record, image_name)
             prepare(container.snapshot)
+            _limit(engine.driver, container)
     except BaseException as error:
         directory.discard()
         if isinstance(error, (LaminaError, OSError)):  # a tree that went away while it was copied, perhaps
@@ -389,6 +406,26 @@ def _preparing(driver: Snapshotter, parent: str) -> AbstractContextManager[Calla
     if isinstance(driver, PreparesAhead):
         return driver.prepare_ahead(parent)
     return contextlib.nullcontext(lambda key: driver.prepare(key, parent))
+
+
+def _limit(driver: Snapshotter, container: Container) -> None:
+    """Nothing has run in it yet. One that cannot be bounded is not kept."""
+    size = size_limit(container.options)
+    if not size:
+        return
+    try:
+        _able(driver).limit(container.snapshot, size)
+    except BaseException:
+        driver.remove(container.snapshot)
+        raise
+
+
+def _able(driver: Snapshotter) -> LimitsSize:
+    if not isinstance(driver, LimitsSize):
+        raise DriverUnavailable(
+            f"--storage-opt size: the storage driver {driver.name} cannot limit what a container writes"
+        )
+    return driver
 
 
 def _insist_image(engine: Engine, record: ImageRecord, name: str) -> None:

@@ -13,6 +13,7 @@ from lamina.content.collect import reachable
 from lamina.content.wholefile import whole_file
 from lamina.engine.landing import present, without_foreign
 from lamina.engine.locations import ARCHIVES, Location, Transport
+from lamina.engine.refetching import RefetchingStore
 from lamina.errors import InvalidInput
 from lamina.oci.descriptor import Descriptor
 from lamina.oci.reference import InvalidReference, Reference
@@ -46,7 +47,7 @@ def deliver(engine: Engine, root: Descriptor, location: Location, *, compression
         assert location.path is not None
         with whole_file(location.path) as out:
             writer = ArchiveWriter(out, location.transport.value)
-            writer.add(engine.store, root, _names(location))
+            writer.add(RefetchingStore(engine), root, _names(location))
             writer.finish()
     elif location.transport is Transport.LAYOUT:
         assert location.path is not None
@@ -54,21 +55,23 @@ def deliver(engine: Engine, root: Descriptor, location: Location, *, compression
 
         with _naming(location.path):
             layout = LayoutDirectory.create(location.path)
-            copy_graph(engine.store, layout, root, choose=present(engine.store))
+            copy_graph(RefetchingStore(engine), layout, root, choose=present(engine.store))
             layout.tag(location.name, root)
 
 
 def _push(engine: Engine, root: Descriptor, reference: Reference, compression: str) -> None:
     from lamina.content.copy import copy_graph
     from lamina.convert import compress_layers
-    from lamina.engine.transfer import as_push
+    from lamina.engine.transfer import as_push, siblings
 
     before = reachable(engine.store, [root])
-    sent = compress_layers(engine.store, root, compression)
+    source = RefetchingStore(engine)
+    sent = compress_layers(source, root, compression)
     try:
         repository = engine.registries.repository(reference)
         copy_graph(
-            engine.store, repository, sent, choose=without_foreign,
+            source, repository, sent, choose=without_foreign,
+            origins=lambda blob: siblings(engine.store, blob, reference),
             report=as_push(engine.report), workers=engine.settings.max_concurrent_uploads,
         )
         repository.put_manifest(engine.store.read_document(sent), sent.media_type, reference.tag)

@@ -258,6 +258,7 @@ def _host_config(seen: Seen) -> dict[str, Any]:
         "IpcMode": options.ipc_mode or "private", "PidMode": options.pid_mode, "UTSMode": options.uts_mode,
         "Privileged": options.is_privileged, "PublishAllPorts": options.publishes_all,
         "ReadonlyRootfs": options.is_read_only, "SecurityOpt": list(options.security) or None,
+        "StorageOpt": dict(text.partition("=")[::2] for text in options.storage) or None,
         "ShmSize": options.shm_size or 64 << 20, "Runtime": options.runtime or seen.state.runtime,
         "Init": options.has_init, "Tmpfs": dict(text.partition(":")[::2] for text in options.tmpfs) or None,
         "Memory": memory.get("limit", 0), "MemorySwap": memory.get("swap", 0),

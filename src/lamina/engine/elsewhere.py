@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from lamina.build.cache import BuildCache
 from lamina.content.catalog import ImageRecord
@@ -31,6 +31,7 @@ from lamina.oci.reference import Reference
 from lamina.values import dataclass
 
 if TYPE_CHECKING:
+    from lamina.content.dropped import DroppedBlob
     from lamina.engine.engine import Engine
 
 # A layer is a compressed tar: what lies in its files is two containers deep already.
@@ -96,6 +97,19 @@ class _Elsewhere:
                 with suppress(FileNotFoundError):  # a prune went by
                     path = self._engine.store.blob_path(digest)
                     self._file(path, size, ElsewhereKind.CONTENT, digest, self._images(digest))
+        for blob in self._engine.store.dropped_blobs():
+            if blob.digest not in self._mine and self._wanted.needles:
+                self._dropped(blob)
+
+    def _dropped(self, blob: DroppedBlob) -> None:
+        """What is unpacked of its layer is here."""
+        layers = self._engine.layers_store
+        try:
+            tar, size = layers.open_tar(blob.diff_id), layers.facts(blob.diff_id).tar_size
+        except LaminaError as error:
+            self.undecided.append(Gap(blob=blob.digest, reason=self._mask(str(error))))
+            return
+        self._stream(tar, size, ElsewhereKind.CONTENT, blob.digest, self._images(blob.digest))
 
     def unfinished(self) -> None:
         """What has arrived of downloads and pushes, going on or given up."""
@@ -147,15 +161,23 @@ class _Elsewhere:
     ) -> None:
         matches = self._document(path) if size <= MAX_DOCUMENT else None
         if matches is None:
-            with watched(open(path, "rb", buffering=0), subject, size, self._engine.report) as stream:
-                found = search_stream(stream, size, self._wanted.needles, self._nested)
-            matches = [("/".join(inside), match) for inside, match in found.matches]
-            if kind not in _UNBLESSED:
-                self.undecided += [
-                    Gap(blob=Digest(subject), reason=self._mask(trouble.reason),
-                        path=self._mask("/".join(trouble.trail)))
-                    for trouble in found.troubles if trouble.is_undecided
-                ]
+            file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed below
+            self._stream(file, size, kind, subject, names)
+        else:
+            self._tell(matches, kind, subject, names)
+
+    def _stream(
+        self, source: BinaryIO, size: int, kind: ElsewhereKind, subject: str, names: tuple[str, ...]
+    ) -> None:
+        with watched(source, subject, size, self._engine.report) as stream:
+            found = search_stream(stream, size, self._wanted.needles, self._nested)
+        if kind not in _UNBLESSED:
+            self.undecided += [
+                Gap(blob=Digest(subject), reason=self._mask(trouble.reason),
+                    path=self._mask("/".join(trouble.trail)))
+                for trouble in found.troubles if trouble.is_undecided
+            ]
+        matches = [("/".join(inside), match) for inside, match in found.matches]
         self._tell(matches, kind, subject, names)
 
     def _document(self, path: Path) -> list[tuple[str, Match]] | None:

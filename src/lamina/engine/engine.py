@@ -26,22 +26,27 @@ if TYPE_CHECKING:
     from lamina.build.context import Context
     from lamina.build.report import StepReport
     from lamina.content.collect import Finding
+    from lamina.content.dropped import DroppedBlob
     from lamina.engine.building.options import BuildOptions, BuiltImage
     from lamina.engine.building.usage import CacheRecord, PrunedCache
     from lamina.engine.containers import Seen
     from lamina.engine.copying import Copied
     from lamina.engine.describing import ContainerSummary, Process, UsageMeter
+    from lamina.engine.drivers import DriverRow
+    from lamina.engine.dropping import DropResult
     from lamina.engine.entering import ContainerLog, Entry, ExecResult, RunResult
     from lamina.engine.explain import FileRow
     from lamina.engine.housekeeping import ImageUsage, Pruned, Removed, UsageRow
     from lamina.engine.images import HistoryRow, ImageSummary
     from lamina.engine.merging import SquashOptions
+    from lamina.engine.migrating import Migration
     from lamina.engine.mounts import MountRecord
     from lamina.engine.networks import NetworkSummary
     from lamina.engine.planning import Planned, PlanOptions
     from lamina.engine.serving import Serving
     from lamina.engine.squashing import Squashed
     from lamina.engine.starting import Started
+    from lamina.engine.storagebench import Benched
     from lamina.engine.transfer import Pulled, Pushed
     from lamina.engine.volumes import PrunedVolumes, VolumeSummary
     from lamina.http.transport import HttpTransport
@@ -143,18 +148,13 @@ class Engine:
     def layers_store(self) -> LayerStore:
         from lamina.snapshot.layers import LayerStore
 
-        return LayerStore(self.root, blob_of=self._blob_of)
+        return LayerStore(self.root, blob_of=self._blob_of, bring_back=self._bring_back)
 
     @cached_property
     def driver(self) -> Snapshotter:
-        from lamina.snapshot.drivers import read_options
-        from lamina.snapshot.probing import choose
+        from lamina.engine.drivers import open_chosen
 
-        wanted = self.settings.storage_driver
-        driver = choose(
-            self.root, self.store.state, self.layers_store, wanted=wanted or None,
-            options=read_options(self.settings.storage_opts),
-        )
+        driver = open_chosen(self)
         self._open.callback(driver.close)
         return driver
 
@@ -171,11 +171,13 @@ class Engine:
 
     def driver_named(self, name: str) -> Snapshotter:
         """The one that something here was made with, which need not be the chosen one."""
+        from lamina.snapshot.drivers import read_options
         from lamina.snapshot.probing import reopen
 
         if "driver" in self.__dict__ and self.driver.name == name:
             return self.driver
-        driver = reopen(self.root, self.store.state, self.layers_store, name)
+        options = read_options(self.settings.storage_opts)
+        driver = reopen(self.root, self.store.state, self.layers_store, name, options)
         self._open.callback(driver.close)
         return driver
 
@@ -194,11 +196,16 @@ class Engine:
         paths = [self.store.blob_path(Digest(str(row[0]))) for row in rows]
         return next((path for path in paths if path.exists()), None)
 
-    def unpacker(self, report: Report | None = None) -> Unpacker:
-        """The caller closes it."""
+    def _bring_back(self, diff_id: Digest) -> Path | None:
+        from lamina.engine import refetching
+
+        return refetching.bring_back(self, diff_id)
+
+    def unpacker(self, report: Report | None = None, driver: Snapshotter | None = None) -> Unpacker:
+        """The caller closes it. Without ``driver`` it unpacks for the chosen one."""
         from lamina.snapshot.unpack import Unpacker
 
-        return Unpacker(self.layers_store, self.driver, workers=os.cpu_count() or 2,
+        return Unpacker(self.layers_store, driver or self.driver, workers=os.cpu_count() or 2,
                         report=report or self.report)
 
     def discard(self, content: Iterable[Digest], layers: Iterable[Digest]) -> None:
@@ -798,6 +805,31 @@ class Engine:
 
         return serving.serve(self, address, port, read_only=read_only)
 
+    # -- storage drivers
+
+    def storage_drivers(self) -> tuple[DriverRow, ...]:
+        """Each that is installed, best first: whether it works here, is in use, and what it has."""
+        from lamina.engine import drivers
+
+        return drivers.listing(self)
+
+    def migrate_storage(self, to: str, *, is_dry_run: bool = False) -> Migration:
+        """Everything becomes another storage driver's, whose options the settings hold.
+
+        Raises ``DriverUnavailable``, and ``ContainerRunning`` or ``StateInUse`` naming what is in the way.
+        """
+        from lamina.engine import migrating
+
+        return migrating.migrate(self, to, is_dry_run=is_dry_run)
+
+    def bench_storage(
+        self, drivers: Sequence[str] = (), *, layers: int = 10, containers: int = 50
+    ) -> Benched:
+        """Times and bytes of the drivers that work here, or of those named. Raises ``NoRoom``."""
+        from lamina.engine import storagebench
+
+        return storagebench.bench(self, drivers, layers=layers, containers=containers)
+
     # -- housekeeping
 
     def usage(self) -> tuple[UsageRow, ...]:
@@ -820,11 +852,33 @@ class Engine:
 
         return housekeeping.prune(self, all_images=all_images, filters=filters or {})
 
-    def check(self, *, repair: bool = False) -> Iterable[Finding]:
-        """Reads everything and compares it with its name, reporting as it goes."""
+    def check(self, *, repair: bool = False, online: bool = False) -> Iterable[Finding]:
+        """Reads everything and compares it with its name, reporting as it goes.
+
+        With ``online`` registries are asked whether they serve what was dropped here.
+        """
         from lamina.engine import housekeeping
 
-        return housekeeping.check(self, repair=repair)
+        return housekeeping.check(self, repair=repair, online=online)
+
+    # -- blobs that registries keep
+
+    def dropped_blobs(self) -> tuple[DroppedBlob, ...]:
+        """What was dropped here, and where each comes back from."""
+        return tuple(self.store.dropped_blobs())
+
+    def drop_blobs(self, *names: str) -> DropResult:
+        """Blobs of images, or of all, that registries serve and that what is unpacked makes up for."""
+        from lamina.engine import dropping
+
+        return dropping.drop(self, names)
+
+    def fetch_blobs(self, name: str) -> tuple[DroppedBlob, ...]:
+        """Brings back what was dropped of an image; gives what that was. Raises ``NoLongerServed``."""
+        from lamina.engine import refetching
+        from lamina.engine.lookup import find_image
+
+        return refetching.fetch(self, find_image(self.store.catalog, name).descriptor)
 
     def info(self) -> dict[str, Any]:
         """Settings with their origins, the storage driver and why, this machine."""

@@ -52,7 +52,7 @@ def verify_erased(
 
 def content_of(engine: Engine) -> Content:
     return Content(source=WatchedSource(engine.store, engine.report), index=_index_of(engine),
-                   kept_tar=_kept_tar(engine),
+                   kept_tar=_kept_tar(engine), dropped=_dropped(engine),
                    scratch=str(engine.root / "ingest"))
 
 
@@ -101,9 +101,21 @@ def _kept_tar(engine: Engine) -> Callable[[Digest], BinaryIO | None]:
         with suppress(FileNotFoundError):
             tar = open(engine.layers_store.tar(diff_id), "rb", buffering=0)  # noqa: SIM115 - the caller closes
             return watched(tar, diff_id, os.fstat(tar.fileno()).st_size, engine.report)
-        return None
+        known = engine.store.dropped.of_layer(diff_id)
+        if not any(engine.store.dropped_blob(blob.digest) for blob in known):
+            return None
+        size = engine.layers_store.facts(diff_id).tar_size
+        return watched(engine.layers_store.open_tar(diff_id), diff_id, size, engine.report)
 
     return open_tar
+
+
+def _dropped(engine: Engine) -> Callable[[Digest], str]:
+    def repository(blob: Digest) -> str:
+        found = engine.store.dropped_blob(blob)
+        return "" if found is None else found.repository
+
+    return repository
 
 
 def _names(record: ImageRecord) -> tuple[str, ...]:

@@ -25,24 +25,29 @@ from lamina.content.collect import (
 )
 from lamina.content.ingest import claim
 from lamina.content.lease import live_content
-from lamina.engine import containers, images, removing
+from lamina.engine import containers, images, misplaced, removing
 from lamina.engine.building import snapshots
 from lamina.engine.containers import Seen
 from lamina.engine.filters import check_filters
 from lamina.engine.landing import unpack_present
 from lamina.engine.lookup import find_image
 from lamina.engine.mounts import forget_gone, mounted_ids
-from lamina.errors import Conflict, LaminaError
+from lamina.engine.moving import has_layer
+from lamina.engine.refetching import check_served
+from lamina.errors import Conflict, LaminaError, Unsupported
 from lamina.oci.config import ImageConfig
 from lamina.oci.descriptor import Descriptor
 from lamina.oci.digest import Digest
 from lamina.oci.reference import InvalidReference, Reference
+from lamina.runtime.container import Container, ContainerNotFound, ContainerRunning
 from lamina.runtime.records import ContainerTable
 from lamina.snapshot.collect import drop_unused, release_layer, unused_snapshots
+from lamina.snapshot.snapshotter import SnapshotNotFound, TellsProblems
 from lamina.values import dataclass
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine
+    from lamina.snapshot.snapshotter import Snapshotter
 
 
 class Removal(StrEnum):
@@ -72,7 +77,10 @@ class UsageRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageUsage:
-    """``shared`` bytes are also reached by other images here; ``unique`` go when this image goes."""
+    """``shared`` bytes are also reached by other images here; ``unique`` go when this image goes.
+
+    ``dropped`` bytes of its blobs are not here.
+    """
 
     repository: str
     tag: str
@@ -81,6 +89,7 @@ class ImageUsage:
     size: int
     shared: int
     unique: int
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,15 +205,26 @@ def usage(engine: Engine) -> tuple[UsageRow, ...]:
         _container_usage(engine),
         _volume_usage(engine),
         _cache_usage(engine),
+        *_dropped_usage(engine, [record.descriptor for record in in_use]),
         UsageRow(type="Leftovers", total=leftovers.count, active=0, size=leftovers.size,
                  reclaimable=leftovers.size),
     )
+
+
+def _dropped_usage(engine: Engine, in_use: Sequence[Descriptor]) -> Sequence[UsageRow]:
+    """A line where there are any: they take nothing."""
+    away = {blob.digest for blob in engine.store.dropped_blobs()}
+    if not away:
+        return ()
+    active = len(away & reachable(engine.store, in_use))
+    return (UsageRow(type="Dropped Blobs", total=len(away), active=active, size=0, reclaimable=0),)
 
 
 def image_usage(engine: Engine) -> tuple[ImageUsage, ...]:
     """For each name: what the image reaches, and how much of that other images here reach too."""
     disk = _Disk(engine)
     records = engine.store.catalog.records()
+    away = {blob.digest: blob.descriptor.size for blob in engine.store.dropped_blobs()}
     reached = {record.descriptor.digest: disk.parts([record.descriptor]) for record in records}
     rows: list[ImageUsage] = []
     for record in records:
@@ -220,11 +240,16 @@ def image_usage(engine: Engine) -> tuple[ImageUsage, ...]:
         rows.extend(
             ImageUsage(
                 repository=repository, tag=tag, id=record.config, created=record.created,
-                size=total, shared=shared, unique=total - shared,
+                size=total, shared=shared, unique=total - shared, dropped=_away(engine, record, away),
             )
             for repository, tag in shown
         )
     return tuple(rows)
+
+
+def _away(engine: Engine, record: ImageRecord, away: Mapping[Digest, int]) -> int:
+    reached = reachable(engine.store, [record.descriptor]) if away else set()
+    return sum(size for blob, size in away.items() if blob in reached)
 
 
 def prune(engine: Engine, *, all_images: bool, filters: Mapping[str, Sequence[str]]) -> Pruned:
@@ -253,18 +278,27 @@ def prune(engine: Engine, *, all_images: bool, filters: Mapping[str, Sequence[st
     return Pruned(removed=tuple(removed), freed=sum(item.size for item in removed))
 
 
-def check(engine: Engine, *, repair: bool) -> Iterator[Finding]:
+def check(engine: Engine, *, repair: bool, online: bool = False) -> Iterator[Finding]:
     """Damaged blobs first: repairing removes them, and then the images that miss them are named."""
     yield from check_blobs(engine.store, repair=repair)
     yield from check_images(engine.store)
     yield from _check_layers(engine, repair=repair)
-    yield from _check_containers(engine)
+    yield from _check_containers(engine, repair=repair)
+    for driver in engine.drivers():
+        if isinstance(driver, TellsProblems):
+            for problem in driver.problems():
+                yield Finding(subject=f"storage driver {driver.name}", problem=problem)
+    if online:
+        yield from check_served(engine)
     if repair:
         engine.store.write_index()
 
 
 def _check_layers(engine: Engine, *, repair: bool) -> Iterator[Finding]:
-    """What was removed because it was damaged is made again out of blobs: containers may stand on it."""
+    """What was removed because it was damaged is made again out of blobs: containers may stand on it.
+
+    By every driver that had it.
+    """
     removed = set()
     for finding in engine.layers_store.check(repair=repair):
         yield finding
@@ -274,18 +308,56 @@ def _check_layers(engine: Engine, *, repair: bool) -> Iterator[Finding]:
         try:
             image = images.load_record(engine, record)
             if removed.intersection(image.config.diff_ids):
-                unpack_present(engine, image)
+                for driver in _holders(engine, str(image.chain_ids[-1])):
+                    unpack_present(engine, image, driver)
         except (LaminaError, OSError) as error:
             yield Finding(subject=record.config, problem=f"cannot be unpacked again: {error}")
 
 
-def _check_containers(engine: Engine) -> Iterator[Finding]:
-    """Each has the layer that its row speaks of; what that holds is the container's own business."""
-    present = {info.key for driver in engine.drivers() for info in driver.walk()}
+def _holders(engine: Engine, chain_id: str) -> Iterator[Snapshotter]:
+    for driver in engine.drivers():
+        with contextlib.suppress(SnapshotNotFound):
+            driver.stat(chain_id)
+            yield driver
+
+
+def _check_containers(engine: Engine, *, repair: bool) -> Iterator[Finding]:
+    """Each has the layer that its row speaks of; what that holds is the container's own business.
+
+    One without it was being removed when the power went, since the layer goes first: the rest of it may go.
+    """
+    opened = {driver.name: driver for driver in engine.drivers()}
     for container in ContainerTable(engine.store.state).walk():
-        if container.snapshot not in present:
-            yield Finding(subject=f"container {container.name}",
-                          problem=f"its layer is missing in {container.driver}; `lamina rm` removes the rest")
+        subject = f"container {container.name}"
+        try:
+            driver = opened.get(container.driver) or engine.driver_named(container.driver)
+        except Unsupported as error:
+            yield Finding(subject=subject, problem=f"its layer cannot be looked at: {error}")
+            continue
+        if not has_layer(driver, container) and _is_lost(engine, container):
+            yield Finding(
+                subject=subject, repaired=repair and _removed(engine, container),
+                problem=f"its layer is missing in {container.driver}; `lamina rm` removes the rest",
+            )
+
+
+def _is_lost(engine: Engine, seen: Container) -> bool:
+    """Looked at once more, when nobody makes it, moves it to another driver or removes it already."""
+    with misplaced.alone(engine, seen.snapshot) as is_alone:
+        container = ContainerTable(engine.store.state).get(seen.id)
+        if not is_alone or container is None:
+            return False
+        return not has_layer(engine.driver_named(container.driver), container)
+
+
+def _removed(engine: Engine, container: Container) -> bool:
+    try:
+        removing.remove(engine, container.id)
+    except ContainerRunning:  # the monitor is dead, and the process is not
+        return False
+    except ContainerNotFound:
+        pass
+    return True
 
 
 # -- what is on disk
@@ -379,7 +451,10 @@ def _leftovers(engine: Engine) -> _Leftovers:
             (info.key, size)
             for driver in engine.drivers()
             for info, size in unused_snapshots(driver, live_chains(engine, roots))
-        ] + [(info.key, driver.usage(info.key).size) for driver, info in snapshots.abandoned(engine)],
+        ] + [
+            (info.key, driver.usage(info.key).size)
+            for driver, info in (*snapshots.abandoned(engine), *misplaced.misplaced(engine))
+        ],
         ingests=_dead_ingests(engine),
         unfinished=[
             *engine.layers_store.leftovers(), *removing.abandoned(engine),
@@ -470,7 +545,7 @@ def _sweep_leftovers(engine: Engine) -> list[Removed]:
     if swept.blobs:
         removed.append(Removed(kind=Removal.DELETED, subject=f"{len(swept.blobs)} blobs", size=swept.freed))
     keep = live_chains(engine, image_roots(store))
-    freed = snapshots.sweep(engine)
+    freed = snapshots.sweep(engine) + misplaced.sweep(engine)
     freed += sum(drop_unused(driver, keep) for driver in engine.drivers())
     if freed:
         removed.append(Removed(kind=Removal.DELETED, subject="unused snapshots", size=freed))

@@ -133,10 +133,16 @@ def inspect(engine: Engine, name: str) -> dict[str, Any]:
                 "Digest": str(layer.descriptor.digest),
                 "MediaType": layer.descriptor.media_type,
                 "Size": layer.descriptor.size,
+                **_dropped_from(engine, layer.descriptor.digest),
             }
             for layer in image.layers
         ],
     }
+
+
+def _dropped_from(engine: Engine, blob: Digest) -> dict[str, str]:
+    found = engine.store.dropped_blob(blob)
+    return {} if found is None else {"DroppedFrom": found.repository}
 
 
 def history(engine: Engine, name: str) -> tuple[HistoryRow, ...]:

@@ -13,23 +13,28 @@ from lamina.content.copy import copy_graph, plan_copy
 from lamina.content.lease import Lease
 from lamina.content.local import LocalStore
 from lamina.content.store import Fetcher
+from lamina.engine.refetching import is_spared, submit
 from lamina.errors import Denied, IntegrityError, InvalidInput, Unsupported
 from lamina.events import Action, Event, Report, silent
-from lamina.image import Image, NotAnImage
+from lamina.image import Image, Layer, NotAnImage
 from lamina.oci.descriptor import FOREIGN_LAYERS, INDEXES, LAYERS, Descriptor, Platform
 from lamina.oci.digest import Digest
 from lamina.values import dataclass
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine
-    from lamina.snapshot.unpack import ReceivedLayer
+    from lamina.snapshot.snapshotter import Snapshotter
+    from lamina.snapshot.unpack import ReceivedLayer, Unpacker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Landed:
+    """``fetched`` are blobs that the source gave, each verified."""
+
     image: Image
     record: ImageRecord
     moved: bool
+    fetched: frozenset[Digest] = frozenset()
 
 
 class Documents:
@@ -43,6 +48,7 @@ class Documents:
         self._source = source
         self._store = store
         self._known: dict[Digest, bytes] = {}
+        self.fetched: set[Digest] = set()
 
     def open(self, wanted: Descriptor) -> BinaryIO:
         return self.open_at(wanted, 0)
@@ -53,6 +59,7 @@ class Documents:
             return io.BytesIO(raw[offset:])
         if self._store.has(wanted):
             return self._store.open_at(wanted, offset)
+        self.fetched.add(wanted.digest)
         if offset == 0:
             return self._source.open(wanted)
         begin = getattr(self._source, "open_at", None)
@@ -99,10 +106,10 @@ def land(
                *(layer.descriptor.digest for layer in image.layers)}
     with Lease(engine.store.state, "land an image") as lease, withdrawn(engine, content, image, lease):
         lease.hold([*content, *image.config.diff_ids])  # the collector leaves unpacked layers alone too
-        moved = any(not engine.store.has(layer.descriptor) for layer in image.layers)
+        moved = any(not _is_had(engine, layer) for layer in image.layers)
         _copy_and_unpack(engine, documents, root, image, report)
         record = engine.store.record(root, names=names, manifest=image.manifest)
-    return Landed(image=image, record=record, moved=moved)
+    return Landed(image=image, record=record, moved=moved, fetched=frozenset(documents.fetched))
 
 
 def _is_complete(engine: Engine, known: ImageRecord, image: Image, names: tuple[str, ...]) -> bool:
@@ -116,10 +123,15 @@ def _is_complete(engine: Engine, known: ImageRecord, image: Image, names: tuple[
         and engine.store.has(image.manifest.descriptor)
         and engine.store.has(image.manifest.config)
         and all(
-            engine.store.has(layer.descriptor) and engine.layers_store.has_index(layer.diff_id)
+            _is_had(engine, layer) and engine.layers_store.has_index(layer.diff_id)
+            and engine.store.catalog.layer(layer.descriptor.digest) is not None
             for layer in image.layers
         )
     )
+
+
+def _is_had(engine: Engine, layer: Layer) -> bool:
+    return engine.store.has(layer.descriptor) or is_spared(engine, layer.descriptor.digest, layer.diff_id)
 
 
 @contextmanager
@@ -149,25 +161,49 @@ def _copy_and_unpack(
             if diff_id is not None:
                 unpacker.submit(leaf, diff_id, arrival)
 
+        spared = _spare(engine, unpacker, image, speak)
         copy_graph(
-            source, engine.store, root, choose=only(image.manifest.descriptor.digest), observe=observe,
-            report=speak, workers=engine.settings.max_concurrent_downloads,
+            source, engine.store, root, choose=only(image.manifest.descriptor.digest, without=spared),
+            observe=observe, report=speak, workers=engine.settings.max_concurrent_downloads,
         )
         place = {diff_id: number for number, diff_id in enumerate(image.config.diff_ids)}
-        received = unpacker.finish(image.config.diff_ids)
-        _learn(engine.store, sorted(received, key=lambda layer: place[layer.diff_id]), report)
+        received = {layer.blob: layer for layer in unpacker.finish(image.config.diff_ids)}
+        for layer in image.layers:
+            blob = layer.descriptor.digest
+            if blob not in received and engine.store.catalog.layer(blob) is None:
+                # An attempt that was ended before it could say so has unpacked it.
+                received[blob] = unpacker.received(blob, layer.diff_id)
+        _learn(engine.store, sorted(received.values(), key=lambda layer: place[layer.diff_id]), report)
 
 
-def unpack_present(engine: Engine, image: Image) -> None:
+def _spare(engine: Engine, unpacker: Unpacker, image: Image, report: Report) -> set[Digest]:
+    """Layers whose blobs were dropped and need not come again: they are unpacked, if for another driver."""
+    spared = set()
+    for layer in image.layers:
+        blob = layer.descriptor
+        if not engine.store.has(blob) and is_spared(engine, blob.digest, layer.diff_id):
+            report(Event(action=Action.EXISTS, subject=blob.digest, total=blob.size))
+            submit(engine, unpacker, blob, layer.diff_id)
+            spared.add(blob.digest)
+    return spared
+
+
+def unpack_present(engine: Engine, image: Image, driver: Snapshotter | None = None) -> None:
     """For an image whose blobs are here but whose layers were never read, as after a push to us."""
-    unpack_layers(engine, [(layer.descriptor, layer.diff_id) for layer in image.layers])
+    unpack_layers(engine, [(layer.descriptor, layer.diff_id) for layer in image.layers], driver)
 
 
-def unpack_layers(engine: Engine, layers: Sequence[tuple[Descriptor, Digest]]) -> None:
-    """A stack whose blobs are here, each with its diff id, base first, as the driver wants it."""
-    with engine.unpacker(silent) as unpacker:
+def unpack_layers(
+    engine: Engine, layers: Sequence[tuple[Descriptor, Digest]], driver: Snapshotter | None = None
+) -> None:
+    """A stack whose blobs are here, or were dropped, each with its diff id, base first.
+
+    Held until it is a snapshot: nobody takes away meanwhile what is unpacked of it already.
+    """
+    with Lease(engine.store.state, "unpack") as lease, engine.unpacker(silent, driver) as unpacker:
+        lease.hold([diff_id for _, diff_id in layers])
         for descriptor, diff_id in layers:
-            unpacker.submit(descriptor, diff_id, engine.store.arrived(descriptor))
+            submit(engine, unpacker, descriptor, diff_id)
         _learn(engine.store, unpacker.finish([diff_id for _, diff_id in layers]), silent)
 
 
@@ -189,12 +225,14 @@ def _learn(store: LocalStore, layers: Sequence[ReceivedLayer], report: Report) -
         report(Event(action=Action.PULLED, subject=received.blob))
 
 
-def only(manifest: Digest) -> Callable[[Descriptor, Sequence[Descriptor]], Iterable[Descriptor]]:
-    """Of an index, the one manifest (or the index that leads to it); of a manifest, everything."""
+def only(
+    manifest: Digest, *, without: Collection[Digest] = ()
+) -> Callable[[Descriptor, Sequence[Descriptor]], Iterable[Descriptor]]:
+    """Of an index, the one manifest (or the index that leads to it); of a manifest, all but ``without``."""
 
     def choose(parent: Descriptor, children: Sequence[Descriptor]) -> Iterable[Descriptor]:
         if parent.media_type not in INDEXES:
-            return children
+            return [child for child in children if child.digest not in without]
         chosen = [child for child in children if child.digest == manifest]
         return chosen or [child for child in children if child.media_type in INDEXES]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 from lamina.content.catalog import LayerFacts
 from lamina.layer.index import IndexBuilder
@@ -29,9 +31,8 @@ def store_layer(
     """
     from lamina.content.behind import WriteBehind
 
-    index = io.BytesIO()
-    builder = IndexBuilder(index)
-    with engine.store.ingest() as ingest:
+    with _nameless(engine.root) as index, engine.store.ingest() as ingest:
+        builder = IndexBuilder(index)
         with WriteBehind(ingest) as behind:
             size = fill(behind, builder)
             behind.finish()
@@ -40,12 +41,22 @@ def store_layer(
         diff_id = ingest.digest
         note(diff_id)
         builder.finish(diff_id, size)
+        del builder  # of a million files it takes 90 MB, and so does its index once more when it is read
         layer = ingest.commit(media_type)
-    adopt(engine, layer, diff_id, index.getvalue())
+        adopt(engine, layer, diff_id, index)
     return layer
 
 
-def adopt(engine: Engine, layer: Descriptor, diff_id: Digest, index: bytes) -> None:
+def _nameless(directory: Path) -> BinaryIO:
+    """A file on the same disk; memory where its filesystem has none without a name (open(2), O_TMPFILE)."""
+    try:
+        descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return io.BytesIO()
+    return open(descriptor, "w+b")
+
+
+def adopt(engine: Engine, layer: Descriptor, diff_id: Digest, index: BinaryIO) -> None:
     """The index is all that questions need; what a driver mounts is made when somebody mounts it."""
     from lamina.snapshot.receive import adopt_layer
 

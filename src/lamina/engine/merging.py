@@ -278,7 +278,7 @@ class Merging:
         builder.finish(diff_id, merged.tar_size)
         self.layers.append(diff_id)
         self.lease.hold([diff_id])
-        adopt(self.engine, layer, diff_id, index.getvalue())
+        adopt(self.engine, layer, diff_id, index)
         return layer, diff_id
 
     # -- documents

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 
 from lamina.content.collect import image_roots, reachable, sweep
 from lamina.content.lease import Lease, live_content
 from lamina.content.local import LocalStore
-from lamina.content.store import BlobNotFound, Ingest, NameNotFound
+from lamina.content.store import BlobNotFound, Ingest, NameNotFound, RangedFetcher
 from lamina.errors import Conflict, LaminaError
 from lamina.http.server import RunningServer
 from lamina.http.server import serve as serve_http
@@ -37,9 +37,13 @@ class BlobInUse(Conflict):
 class Serving:
     """A registry that runs until it is closed. A context manager."""
 
-    def __init__(self, store: LocalStore, address: str, port: int, *, may_write: bool) -> None:
+    def __init__(
+        self, store: LocalStore, address: str, port: int, *, may_write: bool,
+        source: PassedOn | None = None,
+    ) -> None:
+        """``source`` may have more than the store: what was dropped, from where it comes back."""
         self._lease = Lease(store.state, "serve")
-        self._app = RegistryApp(StoreProvider(store, self._lease, may_write=may_write))
+        self._app = RegistryApp(StoreProvider(store, self._lease, may_write=may_write, source=source))
         try:
             self._server: RunningServer = serve_http(self._app, address=address, port=port)
         except BaseException:
@@ -60,7 +64,10 @@ class Serving:
 
 
 def serve(engine: Engine, address: str, port: int, *, read_only: bool) -> Serving:
-    return Serving(engine.store, address, port, may_write=not read_only)
+    from lamina.engine.refetching import RefetchingStore
+
+    source = RefetchingStore(engine)
+    return Serving(engine.store, address, port, may_write=not read_only, source=source)
 
 
 def served_name(reference: Reference) -> str:
@@ -71,12 +78,23 @@ def served_name(reference: Reference) -> str:
     return reference.name if REPOSITORY.fullmatch(reference.name) else reference.repository
 
 
+class PassedOn(RangedFetcher, Protocol):
+    """Content from wherever it comes back."""
+
+    def after(self, hops: int) -> PassedOn | None:
+        """The same for a question that came so far already; ``None`` for one that goes no further."""
+        ...
+
+
 class StoreProvider:
     """Every name of the store, by repository."""
 
-    def __init__(self, store: LocalStore, lease: Lease, *, may_write: bool) -> None:
+    def __init__(
+        self, store: LocalStore, lease: Lease, *, may_write: bool, source: PassedOn | None = None
+    ) -> None:
         self._store = store
         self._lease = lease
+        self._source = source
         self.may_write = may_write
 
     def repositories(self) -> Iterable[str]:
@@ -90,7 +108,7 @@ class StoreProvider:
         return sorted(found)
 
     def repository(self, name: str) -> StoreRepository:
-        return StoreRepository(self._store, self._lease, name)
+        return StoreRepository(self._store, self._lease, name, self._source)
 
 
 class _HeldIngest:
@@ -119,18 +137,27 @@ class _HeldIngest:
 class StoreRepository:
     """One repository of the store. Content is the whole store's: whoever may pull one image may pull all."""
 
-    def __init__(self, store: LocalStore, lease: Lease, name: str) -> None:
+    def __init__(
+        self, store: LocalStore, lease: Lease, name: str, source: PassedOn | None = None
+    ) -> None:
         self._store = store
+        self._source: RangedFetcher = source or store
+        self._passed_on = source
         self._lease = lease
         self._name = name
 
     # -- content
 
+    def asked_through(self, hops: int) -> StoreRepository:
+        """See :class:`~lamina.registry.provider.PassesOn`."""
+        source = None if self._passed_on is None else self._passed_on.after(hops)
+        return StoreRepository(self._store, self._lease, self._name, source)
+
     def open(self, wanted: Descriptor) -> BinaryIO:
-        return self._store.open(wanted)
+        return self._source.open(wanted)
 
     def open_at(self, wanted: Descriptor, offset: int) -> BinaryIO:
-        return self._store.open_at(wanted, offset)
+        return self._source.open_at(wanted, offset)
 
     def has(self, wanted: Descriptor) -> bool:
         return self.stat(wanted.digest) == wanted.size
@@ -140,6 +167,14 @@ class StoreRepository:
 
         What is not here is not held: whoever asks for any digest would make the state file grow.
         """
+        size = self._size_here(digest)
+        if size is None and self._passed_on is not None:
+            blob = self._store.dropped_blob(digest)
+            # Somebody may have fetched it by now.
+            size = self._size_here(digest) if blob is None else blob.descriptor.size
+        return size
+
+    def _size_here(self, digest: Digest) -> int | None:
         path = self._store.blob_path(digest)
         if not path.exists():
             return None

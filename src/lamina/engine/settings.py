@@ -20,6 +20,8 @@ from lamina.values import dataclass, field, fields
 
 DEFAULT = "default"
 MAX_FILE = 1 << 20  # a settings file is written by hand
+# What becomes of a layer's blob once it is unpacked (docs/blobs.md).
+KEEP, DROP = "keep", "drop-refetchable"
 
 
 class InvalidSetting(InvalidInput):
@@ -51,6 +53,7 @@ class Settings:
     root: Path | None = None
     storage_driver: str = ""
     storage_opts: tuple[str, ...] = ()
+    blobs: str = KEEP
     default_runtime: str = ""
     experimental: bool = True
     registry_mirrors: tuple[str, ...] = ()
@@ -136,6 +139,12 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _blobs(value: Any) -> str:
+    if value not in (KEEP, DROP):
+        raise TypeError(f"{KEEP} or {DROP}")
+    return str(value)
+
+
 def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1024:
         raise TypeError("a whole number from 1 to 1024")
@@ -191,6 +200,7 @@ KEYS: Mapping[str, Key] = {
     "data-root": _key("root", _text, _text, "LAMINA_ROOT"),
     "storage-driver": _key("storage_driver", _text, _text),
     "storage-opts": _key("storage_opts", _texts, _split),
+    "blobs": _key("blobs", _blobs, _blobs),
     "default-runtime": _key("default_runtime", _text, _text),
     "experimental": _key("experimental", _switch, _switch),
     "registry-mirrors": _key("registry_mirrors", _texts, _split),
@@ -200,6 +210,10 @@ KEYS: Mapping[str, Key] = {
     "max-download-attempts": _key("max_download_attempts", _count, _whole),
     "proxies": _key("proxies", _proxies, _json_proxies),
 }
+
+
+# Options that are not called as their key is.
+_FLAGS = {"data-root": "--root", "storage-opts": "--storage-opt"}
 
 
 # -- the places
@@ -223,7 +237,7 @@ def _read_layers(
         if text:
             take(key, _convert(spec.read_text, text, spec.variable), spec.variable)
     for key, value in flags.items():
-        flag = "--root" if key == "data-root" else f"--{key.removesuffix('s')}"
+        flag = _FLAGS.get(key, f"--{key}")
         take(key, _convert(KEYS[key].read, value, flag), f"flag {flag}")
     return values, origins
 

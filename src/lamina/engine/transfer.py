@@ -12,6 +12,8 @@ from lamina.content.local import LocalStore
 from lamina.engine.images import load_record
 from lamina.engine.landing import hold_all, land, present, without_foreign
 from lamina.engine.lookup import find_image
+from lamina.engine.refetching import RefetchingStore
+from lamina.engine.settings import DROP
 from lamina.errors import InvalidInput
 from lamina.events import Action, Event, Report
 from lamina.oci.descriptor import FOREIGN_LAYERS, INDEXES, Descriptor, Platform
@@ -69,6 +71,10 @@ def _pull_one(engine: Engine, reference: Reference, platform: Platform | None) -
         error.add_note(f"while pulling {reference.familiar}")
         raise
     _learn_origins(engine.store, landed.record, reference)
+    if engine.settings.blobs == DROP:
+        from lamina.engine.dropping import drop_pulled
+
+        drop_pulled(engine, landed.image, reference.name, landed.fetched)
     now = (root.digest, landed.record.manifest)
     is_new = before is None or (before.descriptor.digest, before.manifest) != now
     return Pulled(
@@ -103,8 +109,8 @@ def _push_one(engine: Engine, reference: Reference, compression: str) -> Pushed:
             hold_all(engine.store, root, lease)
             repository = engine.registries.repository(reference)
             copy_graph(
-                engine.store, repository, root, choose=without_foreign,
-                origins=lambda blob: _siblings(engine.store, blob, reference),
+                RefetchingStore(engine), repository, root, choose=without_foreign,
+                origins=lambda blob: siblings(engine.store, blob, reference),
                 report=as_push(engine.report), workers=engine.settings.max_concurrent_uploads,
             )
             repository.put_manifest(engine.store.read_document(root), root.media_type, reference.tag)
@@ -139,10 +145,10 @@ def _pushable(engine: Engine, record: ImageRecord, compression: str) -> Descript
         root = replace(load_record(engine, record).manifest.descriptor, platform=None)
     from lamina.convert import compress_layers
 
-    return compress_layers(engine.store, root, compression)
+    return compress_layers(RefetchingStore(engine), root, compression)
 
 
-def _siblings(store: LocalStore, blob: Digest, reference: Reference) -> list[str]:
+def siblings(store: LocalStore, blob: Digest, reference: Reference) -> list[str]:
     """Repositories of the same registry that hold a blob already."""
     found = []
     for name in store.catalog.origins(blob):

@@ -143,12 +143,14 @@ class Searched:
 class Content:
     """Where the image's bytes are. ``index`` gives a layer's, or raises; ``kept_tar`` a tar, where one is.
 
-    ``scratch`` is a directory for zips that are too large to be held in memory.
+    ``dropped`` names the repository that has a blob which is not here, but whose layer is: then ``kept_tar``
+    gives its tar, or raises. ``scratch`` is a directory for zips that are too large to be held in memory.
     """
 
     source: Fetcher
     index: Callable[[Image, Layer], LayerIndex]
     kept_tar: Callable[[Digest], BinaryIO | None]
+    dropped: Callable[[Digest], str] = field(default=lambda _blob: "")
     scratch: str | None = None
 
 
@@ -218,11 +220,14 @@ class _Search:
 
     def _is_missing(self, part: Descriptor) -> bool:
         """What a manifest here lists must be here too: without it nothing can be said."""
-        if self._content.source.has(part):
+        if self._is_here(part):
             return False
         what = "a foreign layer, which is not here" if part.media_type in FOREIGN_LAYERS else "missing"
         self._undecided(part.digest, f"{part.digest}: {what}")
         return True
+
+    def _is_here(self, part: Descriptor) -> bool:
+        return self._content.source.has(part) or bool(self._content.dropped(part.digest))
 
     def _read(self, wanted: Descriptor) -> bytes | None:
         try:
@@ -269,7 +274,7 @@ class _Search:
         stack = Stack(image, indexes)
         searched = []
         for layer, index in zip(image.layers, indexes, strict=True):
-            if not self._content.source.has(layer.descriptor):
+            if not self._is_here(layer.descriptor):
                 continue
             result = self._layer(layer, index)
             self._tell(stack, layer, index, result)
@@ -289,7 +294,7 @@ class _Search:
         ))
 
     def _index(self, image: Image, layer: Layer) -> LayerIndex | None:
-        if not self._content.source.has(layer.descriptor):
+        if not self._is_here(layer.descriptor):
             return None  # that it is missing was said
         try:
             return self._content.index(image, layer)
@@ -302,17 +307,30 @@ class _Search:
         key = layer.descriptor.digest, layer.diff_id
         found = self._layers.get(key)
         if found is None:
-            tar = self._content.kept_tar(layer.diff_id)
             try:
-                found = self._layers[key] = search_layer(
-                    layer.descriptor, layer.diff_id, index, needles=self._wanted.needles,
-                    nested=self._nested, open_blob=lambda: self._content.source.open(layer.descriptor),
-                    kept_tar=tar,
-                )
-            finally:
-                if tar is not None:
-                    tar.close()
+                found = self._searched(layer, index)
+            except LaminaError as error:  # before a byte of it was read
+                found = LayerResult(failures=[str(error)])
+            self._layers[key] = found
         return found
+
+    def _searched(self, layer: Layer, index: LayerIndex | None) -> LayerResult:
+        blob, away = layer.descriptor, self._content.dropped(layer.descriptor.digest)
+        if away:
+            self._found.not_searched.append(Gap(
+                blob=blob.digest, layer=layer.number,
+                reason=f"its compressed bytes, which were dropped here and are in {away}; "
+                       "all that they inflate to was searched",
+            ))
+        tar = self._content.kept_tar(layer.diff_id)
+        try:
+            return search_layer(
+                blob, layer.diff_id, index, needles=self._wanted.needles, nested=self._nested,
+                open_blob=None if away else lambda: self._content.source.open(blob), kept_tar=tar,
+            )
+        finally:
+            if tar is not None:
+                tar.close()
 
     def _tell(self, stack: Stack, layer: Layer, index: LayerIndex | None, result: LayerResult) -> None:
         blob = layer.descriptor.digest

@@ -52,13 +52,17 @@ class LayerResult:
 
 def search_layer(
     descriptor: Descriptor, diff_id: Digest, index: LayerIndex | None, *, needles: Sequence[Needle],
-    nested: NestedSearch, open_blob: Callable[[], BinaryIO], kept_tar: BinaryIO | None,
+    nested: NestedSearch, open_blob: Callable[[], BinaryIO] | None, kept_tar: BinaryIO | None,
 ) -> LayerResult:
     """Without an index, files are found as they pass, and only as far as the tar can be read.
 
-    ``kept_tar`` is closed by the caller.
+    ``kept_tar`` is closed by the caller; without ``open_blob`` it is all that there is.
     """
     result = LayerResult()
+    if open_blob is None:
+        assert kept_tar is not None
+        _try_tar(kept_tar, diff_id, index, needles, result, nested)
+        return result
     with open_blob() as blob:
         if descriptor.digest == diff_id:
             _try_tar(blob, diff_id, index, needles, result, nested)

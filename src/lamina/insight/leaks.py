@@ -153,8 +153,8 @@ class _Search:
     def _layer(self, layer: Layer, index: LayerIndex) -> LayerResult:
         result = LayerResult()
         scanner = Scanner(self._needles, keep=PATTERN_REACH)
-        kept = self._content.kept_tar(layer.diff_id)
         try:
+            kept = self._content.kept_tar(layer.diff_id)
             with kept or self._content.source.open(layer.descriptor) as stream:
                 tar = stream if kept is not None else inflate(stream)
                 search_tar(tar, layer.diff_id, index, scanner, result)

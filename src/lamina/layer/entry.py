@@ -18,8 +18,8 @@ WHITEOUT_PREFIX = ".wh."
 OPAQUE_NAME = ".wh..wh..opq"
 # Names with this prefix belong to AUFS; only the opaque marker means anything to others.
 AUFS_PREFIX = ".wh..wh."
-# An xattr in one of these namespaces steers overlayfs; a tar must not (LAYER-CASES 91).
-OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
+# An xattr in one of these namespaces steers overlayfs, or fuse-overlayfs; a tar must not (LAYER-CASES 91).
+OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.")
 
 
 class InvalidLayer(InvalidInput):

@@ -26,7 +26,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from os import PathLike
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 from lamina.errors import IntegrityError
 from lamina.layer.entry import (
@@ -392,13 +392,29 @@ class LayerIndex:
         What came out is compared with the diff id at the end: :class:`RebuildMismatch` means that
         what was written is not the layer.
         """
+        with self._reopen_with_skeleton() as file:
+            rebuild(self.diff_id, self.tar_size, self._skeleton(file), self._files(), open_data, out)
+
+    def open_tar(self, open_data: Callable[[Entry], BinaryIO]) -> BinaryIO:
+        """The same as a stream that is made while it is read (see :class:`RebuiltTar`)."""
+        from lamina.layer.rebuilt import RebuiltTar  # noqa: PLC0415 - where no tar and no blob is left
+
+        file = self._reopen_with_skeleton()
+        tar = RebuiltTar(self.diff_id, self.tar_size, self._skeleton(file), self._files(), open_data, file)
+        return cast("BinaryIO", tar)
+
+    def _files(self) -> Iterator[Entry]:
+        """Those with content."""
+        return (self.entry(number) for number, size in enumerate(self.sizes) if size)
+
+    def _reopen_with_skeleton(self) -> BinaryIO:
         if not self._trailer.skeleton_size:
             raise RebuildMismatch(f"{self.diff_id}: this index holds no skeleton")
-        files = (self.entry(number) for number, size in enumerate(self.sizes) if size)
-        with self._reopen() as file:
-            file.seek(len(_MAGIC))
-            skeleton = io.BufferedReader(Bounded(file, self._trailer.start - len(_MAGIC)), 1 << 18)
-            rebuild(self.diff_id, self.tar_size, skeleton, files, open_data, out)
+        return self._reopen()
+
+    def _skeleton(self, file: BinaryIO) -> BinaryIO:
+        file.seek(len(_MAGIC))
+        return io.BufferedReader(Bounded(file, self._trailer.start - len(_MAGIC)), 1 << 18)
 
 
 def _read_trailer(file: BinaryIO) -> _Trailer:

@@ -298,12 +298,16 @@ class DirectoryRoot:
 
     # -- acting
 
+    def _write(self, descriptor: int, chunk: bytes | memoryview) -> None:
+        """The next bytes of a file that is being made."""
+        write_all(descriptor, chunk)
+
     def make(self, path: str, entry: Entry, content: Content) -> None:
         parent, name = self._parent(path)
         if entry.kind is Kind.FILE:
             descriptor = os.open(name, CREATE, entry.mode & 0o777, dir_fd=parent)
             try:
-                content(partial(write_all, descriptor))
+                content(partial(self._write, descriptor))
                 self.finish_file(descriptor, entry)
             finally:
                 os.close(descriptor)

@@ -74,12 +74,27 @@ def rebuild(
     filling.check()
 
 
-class _Filling:
-    def __init__(self, diff_id: Digest, skeleton: BinaryIO, out: BinaryIO) -> None:
+class SkeletonReader:
+    """The skeleton as it was written, front to back."""
+
+    def __init__(self, skeleton: BinaryIO, diff_id: Digest) -> None:
         import zstandard  # noqa: PLC0415  readers of an index do not pay for it
 
         self._error = zstandard.ZstdError
-        self._skeleton = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(skeleton)
+        self._inflated = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(skeleton)
+        self._diff_id = diff_id
+
+    def read(self, size: int) -> bytes:
+        """Raises :class:`RebuildMismatch` where it is damaged."""
+        try:
+            return self._inflated.read(size)
+        except self._error as error:
+            raise RebuildMismatch(f"{self._diff_id}: skeleton: {error}") from None
+
+
+class _Filling:
+    def __init__(self, diff_id: Digest, skeleton: BinaryIO, out: BinaryIO) -> None:
+        self._skeleton = SkeletonReader(skeleton, diff_id)
         self._diff_id = diff_id
         self._digester = Digester(diff_id.algorithm)
         self._out = out
@@ -87,10 +102,7 @@ class _Filling:
     def copy_skeleton(self, size: int) -> None:
         if size < 0:
             raise RebuildMismatch(f"{self._diff_id}: data offsets go backwards")
-        try:
-            self.copy(self._skeleton.read, size, "skeleton")
-        except self._error as error:
-            raise RebuildMismatch(f"{self._diff_id}: skeleton: {error}") from None
+        self.copy(self._skeleton.read, size, "skeleton")
 
     def copy(self, read: Callable[[int], Any], size: int, what: str) -> None:
         left = size

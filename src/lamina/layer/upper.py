@@ -20,6 +20,7 @@ from lamina.layer.diff import diff, has_same_content, is_alike, join, kind_of, w
 from lamina.layer.entry import (
     AUFS_PREFIX,
     NO_XATTRS,
+    OPAQUE_NAME,
     WHITEOUT_PREFIX,
     Entry,
     InvalidLayer,
@@ -37,6 +38,10 @@ _MACHINE_XATTRS = (
 _PLAIN_ROOT = Entry("", Kind.DIRECTORY, 0o755)
 _NOTHING = Entry("", Kind.CHAR, 0)
 _GONE = (FileNotFoundError, NotADirectoryError, PathEscapes)
+# What fuse-overlayfs writes: the kernel's marks, one of its own where it may not set those, and files.
+FUSE = "fuse"
+_FUSE_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque", "user.fuseoverlayfs.opaque")
+_FUSE_FILES = frozenset({OPAQUE_NAME, ".wh..opq"})
 
 
 class ChangeKind(StrEnum):
@@ -82,8 +87,12 @@ class ContainerRoot(DirectoryRoot):
 
     def is_opaque(self, path: str, namespace: str) -> bool:
         """Whether overlayfs hides all that is below a directory."""
+        marks = _FUSE_OPAQUE if namespace == FUSE else (f"{namespace}.overlay.opaque",)
+        return any(self._has_mark(path, mark) for mark in marks)
+
+    def _has_mark(self, path: str, xattr: str) -> bool:
         try:
-            return os.getxattr(self.directories.get(path), f"{namespace}.overlay.opaque") == b"y"
+            return os.getxattr(self.directories.get(path), xattr) == b"y"
         except OSError as error:
             if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
                 return False
@@ -95,9 +104,9 @@ def upper_changes(
 ) -> Iterator[Changed]:
     """What an upper directory changes in the tree below it; without one, everything is new.
 
-    ``namespace`` is that of overlayfs' xattrs. With ``is_root_plain``, no layer says what the root is like.
-    In path order, parents before what is in them. The upper directory may change meanwhile: what goes away
-    under our hands is left out.
+    ``namespace`` is that of overlayfs' xattrs, or :data:`FUSE`. With ``is_root_plain``, no layer says what
+    the root is like. In path order, parents before what is in them. The upper directory may change
+    meanwhile: what goes away under our hands is left out.
     """
     yield from _Walk(upper, lower, namespace, is_root_plain=is_root_plain).changes()
 
@@ -180,6 +189,8 @@ class _Walk:
     def changes(self) -> Iterator[Changed]:
         root = self._upper.look("")
         below = _PLAIN_ROOT if self._is_root_plain or self._lower is None else self._lower.look("")
+        if self._namespace == FUSE:  # which changes the time of a directory when it copies a file into it
+            root = replace(root, mtime=below.mtime)
         if not is_alike(below, root):
             yield Changed(ChangeKind.CHANGED, "", root)
         has_lower = self._lower is not None
@@ -195,6 +206,8 @@ class _Walk:
 
     def _enter(self, directory: str, *, is_below: bool, is_merged: bool) -> None:
         names = set(self._upper.names(directory))
+        if self._namespace == FUSE:
+            names -= _FUSE_FILES
         if is_below and not is_merged:
             assert self._lower is not None
             names.update(self._lower.names(directory))

@@ -14,7 +14,8 @@ from lamina.oci.manifest import MAX_DOCUMENT, Manifest, parse_graph_node
 class ServedRepository(Target, Protocol):
     """One repository: a target whose names are tags, and which knows what it holds.
 
-    It may also be a ``RangedFetcher``, a ``Mounter``, an :class:`Eraser`, a :class:`ReferrerKeeper`.
+    It may also be a ``RangedFetcher``, a ``Mounter``, a :class:`PassesOn`, an :class:`Eraser`, a
+    :class:`ReferrerKeeper`.
     """
 
     def names(self) -> Iterable[str]: ...
@@ -38,6 +39,15 @@ class RepositoryProvider(Protocol):
 
 
 @runtime_checkable
+class PassesOn(Protocol):
+    """A repository that asks other registries for some of its content."""
+
+    def asked_through(self, hops: int) -> ServedRepository:
+        """For a question that so many registries of our kind have passed on already (see :func:`hops_of`)."""
+        ...
+
+
+@runtime_checkable
 class Eraser(Protocol):
     """A repository from which things can be removed; both raise ``NotFound``."""
 
@@ -51,6 +61,16 @@ class ReferrerKeeper(Protocol):
     """A repository that can say which manifests have a subject (see :func:`find_referrers`)."""
 
     def referrers(self, subject: Digest) -> Iterable[Descriptor]: ...
+
+
+def via(hops: int) -> dict[str, str]:
+    """What a question carries, so that registries which pass it on in a circle find out (RFC 9110, 7.6.3)."""
+    return {"Via": ", ".join(["1.1 lamina"] * hops)} if hops else {}
+
+
+def hops_of(fields: Iterable[str]) -> int:
+    """How many registries of our kind the values of ``Via`` name."""
+    return sum(part.split()[1:2] == ["lamina"] for field in fields for part in field.split(","))
 
 
 def find_referrers(

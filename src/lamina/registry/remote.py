@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO, TypeVar, cast
 
 from lamina.content.store import DigestMismatch, Ingest, VerifyingReader
@@ -79,11 +79,16 @@ class RegistryClient:
         self._hosts = KnownHosts()
         self._user_agent = user_agent
 
-    def repository(self, reference: Reference) -> RemoteRepository:
-        """The repository that the reference is in; its tag and digest play no part."""
+    def repository(
+        self, reference: Reference, *, headers: Mapping[str, str] | None = None
+    ) -> RemoteRepository:
+        """The repository that the reference is in; its tag and digest play no part.
+
+        ``headers`` go with questions for blobs.
+        """
         readers = [self.session(endpoint) for endpoint in self.settings.endpoints(reference)]
         writer = self.session(self.settings.push_endpoint(reference))
-        return RemoteRepository(reference, readers, writer)
+        return RemoteRepository(reference, readers, writer, headers or {})
 
     def session(self, endpoint: Endpoint, authorizer: Authorizer | None = None) -> Session:
         return Session(
@@ -138,8 +143,11 @@ class RemoteRepository:
     Reading goes to mirrors first, and past those that fail; writing to the registry itself.
     """
 
-    def __init__(self, reference: Reference, readers: list[Session], writer: Session) -> None:
+    def __init__(
+        self, reference: Reference, readers: list[Session], writer: Session, headers: Mapping[str, str]
+    ) -> None:
         self._reference = reference
+        self._headers = headers
         self._readers = readers
         self._writer = writer
         self._lock = threading.Lock()
@@ -339,7 +347,7 @@ class RemoteRepository:
         return Descriptor(media_type=media_type, digest=Digest.parse(text), size=size)
 
     def _open_from(self, session: Session, wanted: Descriptor, offset: int) -> Response:
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        headers = {**self._headers, **({"Range": f"bytes={offset}-"} if offset else {})}
         response = session.call(
             "GET", blob_path(session.endpoint.repository, wanted.digest),
             about=self._about(session, wanted.digest, Kind.BLOB), scopes=self._pull_scope(session),
@@ -353,7 +361,7 @@ class RemoteRepository:
         return session.call(
             "HEAD", (manifest_path if is_document else blob_path)(repository, wanted.digest),
             about=self._about(session, wanted.digest, Kind.OTHER), scopes=self._pull_scope(session),
-            headers={"Accept": ACCEPT_DOCUMENTS} if is_document else {}, expect=_FOUND_OR_NOT,
+            headers={"Accept": ACCEPT_DOCUMENTS} if is_document else self._headers, expect=_FOUND_OR_NOT,
         )
 
     def _delete(self, session: Session, path: str, subject: str) -> None:

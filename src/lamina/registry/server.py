@@ -54,7 +54,14 @@ from lamina.registry.protocol import (
     tags_path,
     upload_path,
 )
-from lamina.registry.provider import Eraser, ReferrerKeeper, RepositoryProvider, ServedRepository
+from lamina.registry.provider import (
+    Eraser,
+    PassesOn,
+    ReferrerKeeper,
+    RepositoryProvider,
+    ServedRepository,
+    hops_of,
+)
 from lamina.registry.uploads import Uploads
 from lamina.values import replace
 
@@ -252,6 +259,8 @@ class RegistryApp:
 
     def _blob(self, name: str, digest: Digest, request: Request) -> Response:
         repository = self._provider.repository(name)
+        if isinstance(repository, PassesOn):
+            repository = repository.asked_through(hops_of(cast("Headers", request.headers).get_all("Via")))
         size = repository.stat(digest)
         if size is None:
             self._check_exists(name)

@@ -466,9 +466,9 @@ def _find_cgroup(document: Mapping[str, Any]) -> Any:
 
 
 def _cgroup_name(document: Mapping[str, Any]) -> str:
-    """From where groups may be made: what leads there is in ``cgroupsPath`` as well, for runc."""
-    parts = document["linux"].get("cgroupsPath", "").strip("/").split("/")
-    return "/".join(parts[-2:])
+    """With what leads to where groups may be made, which is in ``cgroupsPath`` for runc."""
+    path: str = document["linux"].get("cgroupsPath", "")
+    return path.strip("/")
 
 
 def _binds(cgroup: Any) -> list[tuple[str, str]]:

@@ -52,6 +52,7 @@ class ContainerOptions:
     devices: tuple[str, ...] = ()
     is_read_only: bool = False
     shm_size: int | None = None
+    storage: tuple[str, ...] = ()
 
     # networks
     networks: tuple[str, ...] = ()

@@ -26,6 +26,7 @@ from lamina.runtime.device import (
     oci_device,
     parse_device,
 )
+from lamina.runtime.fileattributes import guarded
 from lamina.runtime.health import HealthCheck
 from lamina.runtime.network import hostfiles
 from lamina.runtime.network.mode import Kind
@@ -155,7 +156,7 @@ class Preparation:
             mounts=[*([] if is_rooted else [device_mount(request) for request, _ in found]), *mounts],
             devices=[oci_device(request, status) for request, status in found] if is_rooted else [],
             device_rules=[device_rule(request, status) for request, status in found] if is_rooted else [],
-            seccomp=self._plan.seccomp,
+            seccomp=guarded(self._plan.seccomp, self._root),
             security=parse_security(options.security, is_privileged=options.is_privileged),
             cgroup=self._cgroup_path(), has_cgroup2=_has_cgroup2(),
             is_user_namespace=not identity.is_initial,

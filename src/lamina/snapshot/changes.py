@@ -2,7 +2,8 @@
 
 The driver says where both sides are (:class:`Difference`); how they are read is its identity's business: in
 this process, or by a worker that stands in the user namespace and writes what it finds into a pipe. What lies
-below an overlay is seen as the kernel shows it, through a mount that is attached nowhere.
+below an overlay is seen as the kernel shows it, through a mount that is attached nowhere. A driver whose
+filesystem tells which paths were touched says so, and the two trees are compared there alone.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
-from lamina.snapshot.snapshotter import Mount, Snapshotter
+from lamina.snapshot.snapshotter import Mount, SnapshotNotFound, Snapshotter
 from lamina.values import asdict, dataclass, replace
 
 if TYPE_CHECKING:
     from lamina.layer.entry import Entry
     from lamina.layer.index import IndexBuilder
+    from lamina.layer.root import Ownership
     from lamina.layer.tarstream import Readable, TarWriter, Writable
     from lamina.layer.upper import Changed, ContainerRoot
     from lamina.snapshot.hands import Hands
+    from lamina.snapshot.touched import Touched
 
 NOTHING: Mapping[str, str] = {}
 _ZEROS = bytes(1 << 16)
@@ -34,7 +37,7 @@ class Difference:
 
     With a ``namespace``, that of overlayfs' xattrs, ``upper`` is an overlay's upper directory; else a whole
     tree. ``is_root_plain``: no layer says what the root is like. ``keeps_owners``: files have their owners on
-    disk.
+    disk. ``touched``: two whole trees differ nowhere else.
     """
 
     upper: tuple[Mount, ...]
@@ -42,14 +45,17 @@ class Difference:
     namespace: str = ""
     is_root_plain: bool = False
     keeps_owners: bool = True
+    touched: Touched | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """More touched paths than a message can hold are left out: then whole trees are compared."""
+        fits = self.touched is None or self.touched.fits_message
+        return asdict(self if fits else replace(self, touched=None))
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Difference:
         sides = {name: tuple(map(_mount_of, document[name])) for name in ("upper", "lower")}
-        return cls(**{**document, **sides})
+        return cls(**{**document, **sides, "touched": _touched_of(document["touched"])})
 
 
 @runtime_checkable
@@ -60,6 +66,18 @@ class TellsDifference(Protocol):
     def hands(self) -> Hands: ...
 
     def difference(self, key: str) -> Difference: ...
+
+
+@runtime_checkable
+class HoldsDifference(Protocol):
+    """A driver that makes something for the time of a comparison, such as a snapshot that stands still."""
+
+    @property
+    def hands(self) -> Hands: ...
+
+    def holding_difference(self, key: str) -> AbstractContextManager[Difference]:
+        """What it says is true until the block ends."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +162,24 @@ class _Tee:
 
 @contextmanager
 def _known(driver: Snapshotter, key: str) -> Iterator[tuple[Difference, Hands]]:
+    """Raises ``SnapshotNotFound`` at the end too: what goes away meanwhile looks as if it were deleted."""
+    with _sides(driver, key) as found:
+        yield found
+    try:
+        driver.stat(key)
+    except SnapshotNotFound:
+        raise SnapshotNotFound(
+            f"{key}: removed, or moved to another driver, while its changes were read; try again"
+        ) from None
+
+
+@contextmanager
+def _sides(driver: Snapshotter, key: str) -> Iterator[tuple[Difference, Hands]]:
     """A driver that only knows mounts gets its trees compared, through a view of the parent for the time."""
+    if isinstance(driver, HoldsDifference):
+        with driver.holding_difference(key) as difference:
+            yield difference, driver.hands
+        return
     if isinstance(driver, TellsDifference):
         yield driver.difference(key), driver.hands
         return
@@ -239,6 +274,9 @@ def _changes(difference: Difference, without: Mapping[str, str]) -> Iterator[Ite
     from lamina.layer.upper import listed, tree_changes, upper_changes  # noqa: PLC0415 - who only mounts
 
     with ExitStack() as stack:
+        if (narrowed := _narrowed(difference, stack)) is not None:
+            yield listed(tree_changes(*narrowed), narrowed[0], without)
+            return
         upper = _root(difference.upper, difference, stack)
         lower = _root(difference.lower, difference, stack) if difference.lower else None
         if lower is not None and not difference.namespace:
@@ -250,12 +288,30 @@ def _changes(difference: Difference, without: Mapping[str, str]) -> Iterator[Ite
         yield listed(found, upper, without)
 
 
-def _root(mounts: Sequence[Mount], difference: Difference, stack: ExitStack) -> ContainerRoot:
-    from lamina.layer.root import Ownership  # noqa: PLC0415 - who only mounts
-    from lamina.layer.upper import ContainerRoot  # noqa: PLC0415 - as above
+def _narrowed(difference: Difference, stack: ExitStack) -> tuple[ContainerRoot, ContainerRoot] | None:
+    """Both trees where they were touched, if that is known, and enough."""
+    if difference.touched is None or not difference.lower or difference.namespace:
+        return None
+    from lamina.snapshot.touched import NarrowedRoot, is_closed  # noqa: PLC0415 - who only mounts
 
-    owner = Ownership.KEEP if difference.keeps_owners else Ownership.IGNORE
-    return stack.enter_context(ContainerRoot(_directory(mounts, stack), owner=owner))
+    owner = _owner(difference)
+    upper, lower = (
+        stack.enter_context(NarrowedRoot(_directory(side, stack), owner=owner, touched=difference.touched))
+        for side in (difference.upper, difference.lower)
+    )
+    return (upper, lower) if is_closed(upper) and is_closed(lower) else None
+
+
+def _root(mounts: Sequence[Mount], difference: Difference, stack: ExitStack) -> ContainerRoot:
+    from lamina.layer.upper import ContainerRoot  # noqa: PLC0415 - who only mounts
+
+    return stack.enter_context(ContainerRoot(_directory(mounts, stack), owner=_owner(difference)))
+
+
+def _owner(difference: Difference) -> Ownership:
+    from lamina.layer.root import Ownership  # noqa: PLC0415 - who only mounts
+
+    return Ownership.KEEP if difference.keeps_owners else Ownership.IGNORE
 
 
 def _directory(mounts: Sequence[Mount], stack: ExitStack) -> str:
@@ -285,3 +341,11 @@ def _leave(place: str) -> None:
 def _mount_of(document: Mapping[str, Any]) -> Mount:
     layers = tuple(map(_mount_of, document["layers"]))
     return Mount(**{**document, "options": tuple(document["options"]), "layers": layers})
+
+
+def _touched_of(document: Mapping[str, Any] | None) -> Touched | None:
+    if document is None:
+        return None
+    from lamina.snapshot.touched import Touched  # noqa: PLC0415 - for drivers that know
+
+    return Touched(paths=tuple(document["paths"]), trees=tuple(document["trees"]))

@@ -34,6 +34,10 @@ ENTRY_POINTS = "lamina.storage_drivers"
 _MODULES = {
     "erofs": "lamina.snapshot.erofs",
     "overlay2": "lamina.snapshot.overlay",
+    "btrfs": "lamina.snapshot.btrfs.driver",
+    "zfs": "lamina.snapshot.zfs.driver",
+    "devicemapper": "lamina.snapshot.devicemapper.driver",
+    "fuse-overlayfs": "lamina.snapshot.fuse",
     "vfs": "lamina.snapshot.copying",
 }
 ORDER = tuple(_MODULES)
@@ -126,6 +130,17 @@ def _insist_known(driver: str, name: str) -> None:
     if name not in known:
         has = f"has {', '.join(known)}" if known else "has none"
         raise InvalidInput(f"storage option {name!r}: the driver {driver} {has}")
+
+
+def with_options(known: Options, given: Options) -> dict[str, str]:
+    """``known``, and over them what is ``given``; an empty value takes one away."""
+    return {key: value for key, value in {**known, **given}.items() if value}
+
+
+def to_remember(driver: str, known: Options, given: Options) -> dict[str, str]:
+    """``known``, and what is ``given`` of a driver: nobody has looked at what others are given."""
+    prefix = f"{driver}."
+    return with_options(known, {key: value for key, value in given.items() if key.startswith(prefix)})
 
 
 def options_of(driver: str, options: Options) -> dict[str, str]:

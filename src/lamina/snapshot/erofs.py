@@ -61,8 +61,10 @@ class ImageLowers:
         return Mount(type="erofs", source=str(image), options=("ro", *devices))
 
     def usage(self, diff_id: Digest, key: str) -> Usage:
+        """Of what is there: `check --repair` may have taken a damaged one away."""
         paths = (self._layers.tar(diff_id), self._layers.image(diff_id, key))
-        return Usage(sum(path.stat().st_blocks * 512 for path in paths), len(paths), is_shared=True)
+        sizes = [path.stat().st_blocks * 512 for path in paths if path.exists()]
+        return Usage(sum(sizes), len(sizes), is_shared=True)
 
     def release(self, diff_id: Digest, key: str) -> None:
         if key != ALONE:

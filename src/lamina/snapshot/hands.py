@@ -248,17 +248,25 @@ def empty_anyhow(doomed: Path) -> None:
 
 
 def _spawn(identity: Identity, theirs: socket.socket) -> subprocess.Popen[bytes]:
-    """``-I -S`` and our own search path: nothing is imported from the working directory, and no ``site``."""
+    """``-I -S`` and our own search path: nothing is imported from the working directory, and no ``site``.
+
+    Ctrl-C reaches it too, and until it ignores that, it keeps what this thread blocks.
+    """
+    import signal  # noqa: PLC0415 - root needs no worker
     import subprocess  # noqa: PLC0415 - 10 ms that most commands need not spend
 
     here = str(Path(__file__).parent.parent.parent)
     path = [here, *(item for item in sys.path if item and item != here)]
     flags = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
-    return subprocess.Popen(
-        [sys.executable, *flags, "-c", _BOOT, json.dumps(path), str(theirs.fileno()),
-         json.dumps(identity_document(identity))],
-        pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-    )
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return subprocess.Popen(
+            [sys.executable, *flags, "-c", _BOOT, json.dumps(path), str(theirs.fileno()),
+             json.dumps(identity_document(identity))],
+            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def identity_document(identity: Identity) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from lamina.content.durable import is_still_at, make_directory, sync_directory
 from lamina.content.store import CHUNK
 from lamina.errors import IntegrityError, LaminaError, NotFound
 from lamina.layer.entry import Entry
-from lamina.oci.digest import Digest, Digester
+from lamina.oci.digest import Digest
 from lamina.snapshot import syscalls, trees
 from lamina.snapshot.hands import empty_anyhow
 from lamina.snapshot.snapshotter import Form, Reception, Usage
@@ -106,16 +106,19 @@ class Wanted:
 class LayerStore:
     """``blob_of`` finds the compressed blob of a layer, for data that no unpacked form has.
 
-    ``empty`` removes a tree, whoever owns what is in it.
+    ``bring_back`` fetches one that was dropped, when nothing here will do. ``empty`` removes a tree, whoever
+    owns what is in it.
     """
 
     def __init__(
         self, root: Path, *, blob_of: Callable[[Digest], Path | None] | None = None,
+        bring_back: Callable[[Digest], Path | None] | None = None,
         empty: Callable[[Path], None] = empty_anyhow,
     ) -> None:
         self.root = root
         self._layers = root / "layers"
-        self._blob_of = blob_of
+        self._blob_of = blob_of or _nowhere
+        self._bring_back = bring_back or _nowhere
         self._empty = empty
         # Who reads one file of a layer reads others: neither is ever another for the same diff id.
         self._facts: dict[Digest, Facts] = {}
@@ -133,6 +136,20 @@ class LayerStore:
         """Whether the layer was received in a form. An EROFS image can be made of a tar at any time."""
         name = f"trees/{key}" if form is Form.TREE else "tar"
         return self.has_index(diff_id) and (self.directory(diff_id) / name).exists()
+
+    def has_data(self, diff_id: Digest) -> bool:
+        """Whether files are found without a blob: in a tar, or in trees where a path says which entry it is.
+
+        A tree need not have all of them: see ``remaking``.
+        """
+        if self.tar(diff_id).exists():
+            return True
+        return (self.directory(diff_id) / "trees").is_dir() and self._is_plain(diff_id)
+
+    def _is_plain(self, diff_id: Digest) -> bool:
+        """A tree has the last entry of a path, and no file that went through another layer's symlink."""
+        facts = self.facts(diff_id)
+        return facts.is_self_contained and not facts.has_duplicates
 
     def insist(self, diff_ids: Iterable[Digest], reception: Reception) -> None:
         """Raises :class:`LayerNotFound` unless each layer was received as ``reception`` asks."""
@@ -178,13 +195,20 @@ class LayerStore:
 
     def open_data(self, diff_id: Digest, entry: Entry) -> BinaryIO:
         """The content of a file of the layer. The caller closes it. Raises :class:`LayerNotFound`."""
+        found = self._open_here(diff_id, entry)
+        if found is None:
+            found = self._open_in_blob(self._bring_back(diff_id), entry)
+        if found is None:
+            raise LayerNotFound(f"{diff_id}: no unpacked form here has the data of {entry.path!r}")
+        return found
+
+    def _open_here(self, diff_id: Digest, entry: Entry) -> BinaryIO | None:
         if entry.size == 0:
             return io.BytesIO()
-        for attempt in (self._open_in_tar, self._open_in_tree, self._open_in_blob):
-            found = attempt(diff_id, entry)
-            if found is not None:
-                return found
-        raise LayerNotFound(f"{diff_id}: no unpacked form here has the data of {entry.path!r}")
+        return (
+            self._open_in_tar(diff_id, entry) or self._open_in_tree(diff_id, entry)
+            or self._open_in_blob(self._blob_of(diff_id), entry)
+        )
 
     def _open_in_tar(self, diff_id: Digest, entry: Entry) -> BinaryIO | None:
         try:
@@ -193,23 +217,20 @@ class LayerStore:
             return None
 
     def _open_in_tree(self, diff_id: Digest, entry: Entry) -> BinaryIO | None:
-        """Only where a path says which entry it is: a tree has the last one of a path, and no whiteouts."""
-        facts = self.facts(diff_id)
-        if facts.has_duplicates or not facts.is_self_contained:
+        if not self._is_plain(diff_id):
             return None
-        found = _open_regular(self._last_trees.get(diff_id), entry)
+        found = open_regular(self._last_trees.get(diff_id), entry)
         if found is not None:
             return found
         for tree in _children(self.directory(diff_id) / "trees"):
-            found = _open_regular(tree, entry)
+            found = open_regular(tree, entry)
             if found is not None:
                 self._last_trees[diff_id] = tree
                 return found
         return None
 
-    def _open_in_blob(self, diff_id: Digest, entry: Entry) -> BinaryIO | None:
+    def _open_in_blob(self, blob: Path | None, entry: Entry) -> BinaryIO | None:
         """Inflates up to the file: slow, and always there as long as the blob is."""
-        blob = self._blob_of(diff_id) if self._blob_of is not None else None
         if blob is None:
             return None
         from lamina.snapshot.receive import open_in_blob  # noqa: PLC0415 - rare
@@ -219,11 +240,15 @@ class LayerStore:
     def open_tar(self, diff_id: Digest) -> BinaryIO:
         """The uncompressed tar, for who reads parts of it in ascending order; the caller closes it.
 
-        Where no tar was kept, the layer's blob is inflated on the way: ``seek`` goes forward only.
+        Where no tar was kept, the layer's blob is inflated on the way, or the tar is made again where the
+        blob was dropped: ``seek`` goes forward only.
         """
         with contextlib.suppress(FileNotFoundError):
             return open(self.tar(diff_id), "rb", buffering=0)
-        blob = self._blob_of(diff_id) if self._blob_of is not None else None
+        blob = self._blob_of(diff_id)
+        if blob is None and self.has_index(diff_id) and self.has_data(diff_id):
+            return self.index(diff_id).open_tar(lambda entry: self.open_data(diff_id, entry))
+        blob = blob or self._bring_back(diff_id)
         if blob is None:
             raise LayerNotFound(f"{diff_id}: neither its tar nor a blob of it is here")
         from lamina.snapshot.receive import InflatingTar  # noqa: PLC0415 - inflating costs 10 ms of imports
@@ -231,16 +256,22 @@ class LayerStore:
         return cast("BinaryIO", InflatingTar(blob))
 
     def rebuild(self, diff_id: Digest, write: Callable[[bytes], object]) -> None:
-        """The exact tar again, piece by piece, out of whatever form is here."""
+        """The exact tar again, piece by piece, out of whatever form is here; nothing is fetched for it."""
         try:
             tar = open(self.tar(diff_id), "rb", buffering=0)  # noqa: SIM115 - closed below
         except FileNotFoundError:
-            out: Any = _Writing(write)
-            self.index(diff_id).rebuild(lambda entry: self.open_data(diff_id, entry), out)
+            out: Any = Writing(write)
+            self.index(diff_id).rebuild(lambda entry: self._opened_here(diff_id, entry), out)
             return
         with tar:
             while chunk := tar.read(CHUNK):
                 write(chunk)
+
+    def _opened_here(self, diff_id: Digest, entry: Entry) -> BinaryIO:
+        found = self._open_here(diff_id, entry)
+        if found is None:
+            raise LayerNotFound(f"{diff_id}: no unpacked form here has the data of {entry.path!r}")
+        return found
 
     # -- writing
 
@@ -360,45 +391,34 @@ class LayerStore:
         return total
 
     def check(self, *, repair: bool = False) -> Iterator[Finding]:
-        """Reads every layer back and compares it with its diff id.
+        """See :func:`lamina.snapshot.layercheck.check_layers`."""
+        from lamina.snapshot.layercheck import check_layers  # noqa: PLC0415 - workers have no use for it
 
-        ``repair`` removes the ones that lie: they are unpacked again from their blobs when needed.
+        return check_layers(self, repair=repair)
+
+    def give_up(self, diff_id: Digest) -> str:
+        """Removes a layer that is damaged.
+
+        Why it was not, otherwise: where its blob was dropped, and cannot be had, what is left is all there
+        is.
         """
-        from lamina.content.collect import Finding  # noqa: PLC0415 - workers have no use for SQLite
-
-        for diff_id in self.walk():
-            problem = self._problem(diff_id)
-            if problem:
-                if repair:
-                    self.remove(diff_id)
-                yield Finding(subject=diff_id, problem=problem, repaired=repair)
-            else:
-                yield from self._check_images(diff_id, repair=repair)
-
-    def _check_images(self, diff_id: Digest, *, repair: bool) -> Iterator[Finding]:
-        if not (self.directory(diff_id) / "erofs").is_dir():
-            return
-        from lamina.content.collect import Finding  # noqa: PLC0415 - workers have no use for SQLite
-        from lamina.snapshot.erofs import damaged_images, remove_image  # noqa: PLC0415 - one driver only
-
-        for image in damaged_images(self.directory(diff_id)):
-            if repair:
-                remove_image(image)
-            yield Finding(
-                subject=diff_id, problem=f"its EROFS image {image.name} is damaged", repaired=repair
-            )
-
-    def _problem(self, diff_id: Digest) -> str:
-        digester = Digester(diff_id.algorithm)
         try:
-            self.rebuild(diff_id, digester.update)
-        except LayerNotFound:
-            return ""  # an index alone is complete: the data is in the blob
+            if self._blob_of(diff_id) is None:
+                self._bring_back(diff_id)
         except (LaminaError, OSError) as error:
-            return f"unpacked layer is damaged: {error}"
-        if digester.digest() != diff_id:
-            return f"unpacked layer is damaged: its tar would have the digest {digester.digest()}"
+            return f"it stays, since {error}"
+        self.remove(diff_id)
         return ""
+
+    def is_left_alone(self, diff_id: Digest) -> bool:
+        """Whether it is known that no blob of the layer is here."""
+        return self._blob_of is not _nowhere and self._blob_of(diff_id) is None
+
+    def plain_trees(self, diff_id: Digest) -> list[Path]:
+        """Those that have each of the layer's files at its own path."""
+        if not self._is_plain(diff_id):
+            return []
+        return [tree for tree in _children(self.directory(diff_id) / "trees") if tree.is_dir()]
 
 
 class LayerDirectory:
@@ -525,7 +545,7 @@ def facts_document(facts: Facts) -> bytes:
     return json.dumps(asdict(facts), separators=(",", ":")).encode("ascii")
 
 
-class _Writing(io.RawIOBase):
+class Writing(io.RawIOBase):
     """A function where a stream is wanted."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
@@ -540,7 +560,11 @@ class _Writing(io.RawIOBase):
         return len(chunk)
 
 
-def _open_regular(tree: Path | None, entry: Entry) -> BinaryIO | None:
+def _nowhere(_diff_id: Digest) -> Path | None:
+    return None
+
+
+def open_regular(tree: Path | None, entry: Entry) -> BinaryIO | None:
     """A file below a tree, if it is there with its size. No symlink is followed on the way."""
     try:
         top = os.open(tree or "", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -5,7 +5,8 @@ knows no limit of 255 bytes a path, and lets a layer be a filesystem that is mou
 image goes when the overlay over it goes. Before 6.13 such layers are attached for a moment on a scratch
 tmpfs at the target, which is gone again when the overlay stands: overlayfs keeps its own clones of its
 lower mounts. Before 6.8, and where a sandbox forbids the new calls, mount(2) takes at most 4,095 bytes
-of options: 128 paths, or 227 of the short names that ``/proc/self/fd`` gives them.
+of options: some 30 to 130 paths. What is more goes by the numbers of open descriptors, which are paths for a
+thread that works in ``/proc/self/fd``; 500 of them take 2,000 bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -107,29 +108,47 @@ def can_mount(mount: Mount) -> str:
     """Tries an instruction without attaching it anywhere; the empty text means that it works."""
     try:
         with ExitStack() as stack:
-            _detached(mount, (), stack)
+            if open_mount(mount, stack) < 0:
+                _try_attached(mount)
     except (Unsupported, Denied) as error:
         return str(error)
     return ""
+
+
+def _try_attached(mount: Mount) -> None:
+    """Older kernels know no mount that is attached nowhere: this one is on a directory of its own."""
+    import tempfile  # noqa: PLC0415 - old kernels
+
+    place = tempfile.mkdtemp(prefix="lamina-trying-")
+    try:
+        with mounted([mount], Path(place)):
+            pass
+    finally:
+        os.rmdir(place)
 
 
 def _mount(mount: Mount, target: Path, also: tuple[str, ...]) -> None:
     with ExitStack() as stack:
         place = _open_place(target, mount.target, stack)
         try:
-            made = _detached(mount, also, stack)
+            made = _made(mount, also, place, stack)
         except _NoNewCalls:
             if mount.type == "overlay":
                 _classic_overlay(mount, also, place, stack)
             else:
                 _classic(mount, also, place)
             return
-        except _NoDetachedLayers:
-            made = _overlay_over_attached(mount, also, place, stack)
         try:
             syscalls.move_mount(made, place)
         except OSError as error:
             raise _explained(error, f"mount {mount.type} on {target}", "") from None
+
+
+def _made(mount: Mount, also: tuple[str, ...], place: int, stack: ExitStack) -> int:
+    try:
+        return _detached(mount, also, stack)
+    except _NoDetachedLayers:
+        return _overlay_over_attached(mount, also, place, stack)
 
 
 def _open_place(target: Path, inner: str, stack: ExitStack) -> int:
@@ -152,7 +171,7 @@ def _opened(descriptor: int, stack: ExitStack) -> int:
 
 
 class _NoNewCalls(Exception):
-    """fsopen and its family are missing, or forbidden by a seccomp filter."""
+    """fsopen and its family are missing, forbidden by a seccomp filter, or too young for what is asked."""
 
 
 class _NoDetachedLayers(Exception):
@@ -163,6 +182,10 @@ def _detached(mount: Mount, also: tuple[str, ...], stack: ExitStack) -> int:
     """The mount of an instruction, attached nowhere. The stack closes it."""
     options = (*mount.options, *also)
     attributes = _attributes(options)
+    if mount.type.startswith("fuse."):
+        from lamina.snapshot.fusemount import detached_fuse  # noqa: PLC0415 - one driver only
+
+        return detached_fuse(mount, options, attributes, stack)
     try:
         if mount.type == "bind":
             made = _opened(syscalls.open_tree(mount.source), stack)
@@ -192,6 +215,8 @@ def _give_lower_layers(context: int, mount: Mount, stack: ExitStack) -> None:
         except OSError as error:
             if error.errno == errno.EINVAL:
                 raise _NoDetachedLayers from None
+            if error.errno == errno.EOPNOTSUPP:  # before Linux 6.5 overlayfs had the older calls alone
+                raise _NoNewCalls from None
             raise
 
 
@@ -249,8 +274,8 @@ def _overlay_over_attached(mount: Mount, also: tuple[str, ...], place: int, stac
             syscalls.fsconfig_create(context)
             return _opened(syscalls.fsmount(context, _attributes(options)), stack)
         except OSError as error:
-            if error.errno == errno.EINVAL and "lowerdir+" in str(error):
-                raise MountFailed(f"{_shown(mount)}: needs Linux 6.8 or later") from None
+            if error.errno == errno.EINVAL and "lowerdir+" in str(error):  # before Linux 6.8
+                raise _NoNewCalls from None
             raise _explained(error, _shown(mount), _complaints(context)) from None
 
 
@@ -303,17 +328,62 @@ def _classic(mount: Mount, also: tuple[str, ...], place: int) -> None:
 def _classic_overlay(mount: Mount, also: tuple[str, ...], place: int, stack: ExitStack) -> None:
     _check_depth(mount)
     if any(layer.type != "bind" for layer in mount.layers):
-        raise MountFailed(f"{_shown(mount)}: needs the new mount calls (fsopen), which are forbidden here")
-    lowers = ":".join(_escaped_lower(layer.source) for layer in mount.layers)
-    if len(os.fsencode(lowers)) > _MAX_OPTIONS // 2:
-        lowers = ":".join(f"/proc/self/fd/{_layer_descriptor(layer, stack)}" for layer in mount.layers)
-    rest = [_escaped(option) for option in mount.options]
-    whole = Mount(type="overlay", source=mount.source, options=(f"lowerdir={lowers}", *rest))
-    if len(os.fsencode(",".join(whole.options))) > _MAX_OPTIONS:
-        raise TooManyLayers(
-            f"{len(mount.layers)} layers: this kernel's mount call takes about 200; Linux 6.8 takes 500"
+        raise MountFailed(
+            f"{_shown(mount)}: needs the mount calls of Linux 6.8 (fsopen, and lowerdir+ of overlayfs)"
         )
-    _classic(whole, also, place)
+    lowers = ":".join(_escaped_lower(layer.source) for layer in mount.layers)
+    whole = _with_lowers(mount, lowers, mount.options)
+    if len(_data_of(whole)) <= _MAX_OPTIONS:
+        _classic(whole, also, place)
+        return
+    numbers = ":".join(str(_layer_descriptor(layer, stack)) for layer in mount.layers)
+    whole = _with_lowers(mount, numbers, mount.options)
+    if len(_data_of(whole)) > _MAX_OPTIONS:
+        whole = _with_lowers(mount, numbers, [_by_number(option, stack) for option in mount.options])
+    run_apart(lambda: _classic(whole, also, place), directory="/proc/self/fd")
+
+
+def _with_lowers(mount: Mount, lowers: str, options: Sequence[str]) -> Mount:
+    return Mount(
+        type="overlay", source=mount.source,
+        options=(f"lowerdir={lowers}", *(_escaped(option) for option in options)),
+    )
+
+
+def _data_of(mount: Mount) -> bytes:
+    return os.fsencode(",".join(mount.options))
+
+
+def _by_number(option: str, stack: ExitStack) -> str:
+    name, equals, value = option.partition("=")
+    if not equals or not value.startswith("/"):
+        return option
+    return f"{name}={_opened(os.open(value, os.O_PATH | os.O_CLOEXEC), stack)}"
+
+
+def run_apart(act: Callable[[], object], *, directory: str = "", namespaces: int = 0) -> None:
+    """In a thread with a working directory, and perhaps namespaces, of its own; raises what it raises.
+
+    What is started in there stays in there.
+    """
+    import threading  # noqa: PLC0415 - rare
+
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            syscalls.unshare(namespaces | syscalls.CLONE_FS)
+            if directory:
+                os.chdir(directory)
+            act()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="apart")
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
 
 
 def _escaped(option: str) -> str:
@@ -347,6 +417,8 @@ def _explained(error: OSError, what: str, complaints: str) -> MountFailed | Moun
         return MountDenied(f"{what}: {said}{detail}")
     if error.errno == errno.ENODEV:
         said = "this kernel has no such filesystem"
+    if error.errno in (errno.EBADMSG, errno.EUCLEAN):
+        said = "damaged; `lamina check --repair` makes it again"
     if error.errno == errno.ENOTBLK:
         said = "cannot be mounted from where it lies (tmpfs, overlayfs), or Linux is older than 6.12"
     return MountFailed(f"{what}: {said}{detail}")

@@ -14,7 +14,16 @@ from lamina.content.durable import make_directory, write_file
 from lamina.content.state import State
 from lamina.errors import LaminaError
 from lamina.snapshot.choice import choice_file, read_choice
-from lamina.snapshot.drivers import ORDER, Options, canonical, driver_names, find_driver, options_of
+from lamina.snapshot.drivers import (
+    ORDER,
+    Options,
+    canonical,
+    driver_names,
+    find_driver,
+    options_of,
+    to_remember,
+    with_options,
+)
 from lamina.snapshot.hands import Hands
 from lamina.snapshot.layers import LayerStore
 from lamina.snapshot.namespace import (
@@ -42,46 +51,50 @@ def choose(
 ) -> Snapshotter:
     """The driver that was asked for, else the one used so far, else the best that works here.
 
-    ``options`` are of all drivers (``zfs.fsname``); what was given once is remembered. Raises
+    ``options`` are of all drivers (``zfs.fsname``); what a driver was opened with is remembered. Raises
     :class:`DriverUnavailable`, with the reason.
     """
     remembered = read_choice(root)
-    given = dict(options or {})
     wanted = canonical(wanted) if wanted else None
-    if remembered is not None:
-        _remember_options(root, remembered, given)
-        if wanted in (None, remembered["driver"]):
-            return reopen(root, state, layers, str(remembered["driver"]))
-        given = {**remembered["options"], **given}
+    if remembered is not None and wanted in (None, remembered["driver"]):
+        return reopen(root, state, layers, str(remembered["driver"]), options)
+    given = with_options(remembered["options"] if remembered is not None else {}, options or {})
     identity = settled_identity()
     hands = Hands(identity)
     try:
         chosen = _insist_usable(wanted, root, hands, given) if wanted else _best(root, hands, given)
         if remembered is None:
-            remember(root, chosen, identity, given)
-        return _open(chosen, state, layers, hands, given)
+            remember(root, chosen, identity, to_remember(chosen, {}, given))
+            return _open(chosen, state, layers, hands, given)
+        driver = _open(chosen, state, layers, hands, given)
+        _remember_options(root, remembered, chosen, options or {})
     except BaseException:
         hands.close()
         raise
+    return driver
 
 
-def reopen(root: Path, state: State, layers: LayerStore, name: str) -> Snapshotter:
+def reopen(
+    root: Path, state: State, layers: LayerStore, name: str, options: Options | None = None
+) -> Snapshotter:
     """The driver that something here was made with: that it works needs no other proof. Nothing is tried."""
     remembered = read_choice(root)
     if remembered is None:
-        return choose(root, state, layers, wanted=name)
+        return choose(root, state, layers, wanted=name, options=options)
     hands = Hands(_as_remembered(remembered))
     try:
-        return _open(name, state, layers, hands, remembered["options"])
+        driver = _open(name, state, layers, hands, with_options(remembered["options"], options or {}))
+        _remember_options(root, remembered, name, options or {})
     except BaseException:
         hands.close()
         raise
+    return driver
 
 
 def probe(root: Path, options: Options | None = None) -> list[Candidate]:
     """Every driver that is installed, best first, and whether it works on this directory for this user."""
     remembered = read_choice(root) or {"options": {}}
-    given = {**remembered["options"], **(options or {})}
+    given = with_options(remembered["options"], options or {})
     hands = Hands(settled_identity())
     try:
         return [_candidate(name, root, hands, given) for name in driver_names()]
@@ -141,11 +154,15 @@ def remember(root: Path, driver: str, identity: Identity, options: Options | Non
     })
 
 
-def _remember_options(root: Path, remembered: dict[str, Any], given: Options) -> None:
-    """A monitor opens the driver without our settings: what they say must be there for it."""
-    if not given.items() <= remembered["options"].items():
-        remembered["options"] = {**remembered["options"], **given}
-        _write_choice(root, remembered)
+def _remember_options(root: Path, remembered: dict[str, Any], driver: str, given: Options) -> None:
+    """A monitor opens the driver without our settings: what they say must be there for it.
+
+    Not before the driver took them: what it refuses would be in the way of every command that comes.
+    """
+    remembered = read_choice(root) or remembered  # opening may have taken long
+    options = to_remember(driver, remembered["options"], given)
+    if options != remembered["options"]:
+        _write_choice(root, {**remembered, "options": options})
 
 
 def _write_choice(root: Path, choice: dict[str, Any]) -> None:
@@ -176,5 +193,7 @@ def _candidate(name: str, root: Path, hands: Hands, options: Options) -> Candida
     except DriverUnavailable as error:
         reason = str(error).removeprefix(f"storage driver {name}: ")
         return Candidate(name=name, is_usable=False, reason=reason)
+    except LaminaError as error:
+        return Candidate(name=name, is_usable=False, reason=str(error))
     except Exception as error:  # a stranger's code: whatever it raises is its reason
         return Candidate(name=name, is_usable=False, reason=f"{type(error).__name__}: {error}")

@@ -55,9 +55,11 @@ def receive_layer(layers: LayerStore, stream: BinaryIO, wanted: Wanted) -> None:
         if not _is_made_of_tar(layers, claimed, wanted):
             with claimed.staging() as staging:
                 _receive(claimed, staging, stream, wanted)
+            if wanted.reception.form is Form.TREE:
+                layers.tar(wanted.diff_id).unlink(missing_ok=True)
 
 
-def adopt_layer(layers: LayerStore, diff_id: Digest, index: bytes, blob: Path | None) -> Facts:
+def adopt_layer(layers: LayerStore, diff_id: Digest, index: BinaryIO, blob: Path | None) -> Facts:
     """Files a layer whose index was made while its tar was written: nothing of it is read again. Idempotent.
 
     ``blob`` is where the tar lies, if it lies there as it is. Forms that a driver wants besides are made
@@ -67,10 +69,13 @@ def adopt_layer(layers: LayerStore, diff_id: Digest, index: bytes, blob: Path | 
     assert claimed is not None
     with claimed, claimed.staging() as staging:
         if not layers.has_index(diff_id):
-            loaded = LayerIndex.from_bytes(index)
+            index.seek(0)
+            with (staging / "index").open("wb") as file:
+                while chunk := index.read(_CHUNK):
+                    file.write(chunk)
+            loaded = LayerIndex.load(staging / "index")
             account = _Account()
             account.content_size = sum(loaded.sizes)
-            (staging / "index").write_bytes(index)
             (staging / "facts.json").write_bytes(facts_document(_facts(loaded, account, loaded.tar_size)))
         if blob is not None and not _is_one_file(blob, layers.tar(diff_id)):
             with contextlib.suppress(OSError):  # another filesystem: the blob itself serves
@@ -88,7 +93,10 @@ def _is_one_file(blob: Path, tar: Path) -> bool:
 
 
 def _is_made_of_tar(layers: LayerStore, claimed: LayerDirectory, wanted: Wanted) -> bool:
-    """A tar that was kept for another driver needs no inflating; a damaged one is no use to anybody."""
+    """A tar that was kept for another driver needs no inflating.
+
+    A damaged one stays until there is something better: where the blob was dropped, it may be all there is.
+    """
     try:
         tar = open(layers.tar(wanted.diff_id), "rb", buffering=0)  # noqa: SIM115 - closed below
     except FileNotFoundError:
@@ -97,7 +105,6 @@ def _is_made_of_tar(layers: LayerStore, claimed: LayerDirectory, wanted: Wanted)
         with tar, claimed.staging() as staging:
             _receive(claimed, staging, tar, wanted)
     except (InvalidLayer, DiffIDMismatch):
-        layers.tar(wanted.diff_id).unlink()
         return False
     return True
 

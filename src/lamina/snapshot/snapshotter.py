@@ -218,6 +218,20 @@ class LimitsSize(Protocol):
         ...
 
 
+@runtime_checkable
+class TellsProblems(Protocol):
+    """A driver whose own storage can be in trouble, or was set up in a way that people should know of."""
+
+    @property
+    def caution(self) -> str:
+        """A sentence for whoever chooses it; or nothing."""
+        ...
+
+    def problems(self) -> Iterator[str]:
+        """Sentences for ``lamina check``, which mends none of it."""
+        ...
+
+
 def check_key(key: str) -> str:
     """Keys are data, never part of a path; they must still be printable and short.
 

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lamina.content.durable import make_directory
 from lamina.content.state import State
+from lamina.errors import InvalidInput
 from lamina.oci.config import chain_ids
 from lamina.oci.digest import Digest
 from lamina.snapshot import trees
@@ -30,7 +32,9 @@ from lamina.snapshot.layers import LayerStore
 from lamina.snapshot.metadata import Row, SnapshotTable
 from lamina.snapshot.mountinfo import mounted_with
 from lamina.snapshot.namespace import Identity
+from lamina.snapshot.projectquota import limit, own_project, release
 from lamina.snapshot.snapshotter import (
+    DriverUnavailable,
     Mount,
     Reception,
     SnapshotInfo,
@@ -74,14 +78,18 @@ class Lowers(Protocol):
 class StackedSnapshotter:
     """See the protocol :class:`~lamina.snapshot.snapshotter.Snapshotter`."""
 
-    def __init__(self, name: str, state: State, layers: LayerStore, lowers: Lowers, hands: Hands) -> None:
+    def __init__(
+        self, name: str, state: State, layers: LayerStore, lowers: Lowers, hands: Hands, *, size: int = 0
+    ) -> None:
+        """``size`` bounds every active snapshot, unless :meth:`limit` says another; 0 for no limit."""
         self.name = name
+        self._size = size
         self._state = state
         self._layers = layers
         self._lowers = lowers
         self._hands = hands
         self._table = SnapshotTable(state, name)
-        self._directories = Directories(layers.root / "snapshots" / name, hands.empty)
+        self._directories = Directories(layers.root / "snapshots" / name, self._empty)
 
     @property
     def identity(self) -> Identity:
@@ -100,6 +108,8 @@ class StackedSnapshotter:
             for name in ("upper", "work"):
                 trees.make_root(directory / name)
             self._dress_upper(directory / "upper", lineage)
+            if self._size:
+                self._bound(directory, self._size)
             self._table.add(key, SnapshotKind.ACTIVE, parent=parent, data={"id": directory.name})
         return self.mounts(key)
 
@@ -116,14 +126,14 @@ class StackedSnapshotter:
         directory = self._directories.path(row.data["id"])
         if not lowers:
             return (Mount(type="bind", source=str(directory / "upper")),)
-        places = (f"upperdir={directory / 'upper'}", f"workdir={directory / 'work'}")
-        return (self._overlay(lowers, *places),)
+        return (self._writable(lowers, directory),)
 
     def commit(self, name: str, key: str, *, diff_id: Digest | None = None) -> None:
         row = self._table.get(key, SnapshotKind.ACTIVE)
         self._table.insist_absent(name)
         directory = self._directories.path(row.data["id"])
         self._insist_unmounted(key, directory)
+        self._insist_whole(directory / "upper")
         self._hands.run("sync", path=str(directory / "upper"))
         self._table.commit(name, key, {"id": row.data["id"]}, diff_id)
         self._hands.empty(directory / "work")
@@ -180,14 +190,44 @@ class StackedSnapshotter:
 
         row = self._table.get(key, SnapshotKind.ACTIVE)
         lineage = self._table.lineage(row.info.parent)
-        upper = str(self._directories.path(row.data["id"]) / "upper")
+        upper = self._directories.path(row.data["id"]) / "upper"
+        if lineage:
+            self._insist_whole(upper)
         return Difference(
-            upper=(Mount(type="bind", source=upper),),
+            upper=(Mount(type="bind", source=str(upper)),),
             lower=(self._viewed(lineage, self._lower_mounts(lineage)),) if lineage else (),
             namespace=self.identity.xattr_namespace if lineage else "",
             is_root_plain=bool(lineage) and "id" not in lineage[0].data and _look_of(lineage) is None,
             keeps_owners=self.reception.keeps_owners,
         )
+
+    def _insist_whole(self, upper: Path) -> None:
+        self._hands.run("insist_whole", path=str(upper), namespace=self.identity.xattr_namespace)
+
+    # -- how much an active snapshot may take
+
+    def limit(self, key: str, size: int) -> None:
+        """See :class:`~lamina.snapshot.snapshotter.LimitsSize`."""
+        row = self._table.get(key, SnapshotKind.ACTIVE)
+        directory = self._directories.path(row.data["id"])
+        if not own_project(directory / "upper") and any(os.scandir(directory / "upper")):
+            raise InvalidInput(f"{key}: has files already, which a size limit would not count")
+        self._bound(directory, size)
+
+    def _bound(self, directory: Path, size: int) -> None:
+        if not (self.identity.is_initial and self.identity.may_mount):
+            raise DriverUnavailable(
+                f"storage driver {self.name}: a size limit takes project quotas, which root alone may set"
+            )
+        try:
+            limit(self._directories.home, [directory / name for name in ("upper", "work")], size)
+        except DriverUnavailable as error:
+            raise DriverUnavailable(f"storage driver {self.name}: {error}") from None
+
+    def _empty(self, doomed: Path) -> None:
+        """What was bounded is so no more, before it goes: nothing else knows of which limit it was."""
+        release(doomed / "upper")
+        self._hands.empty(doomed)
 
     # -- the end of snapshots
 
@@ -243,6 +283,11 @@ class StackedSnapshotter:
             lowers = [*lowers, self._root(None)]
         return self._overlay(lowers, "ro")
 
+    def _writable(self, lowers: Sequence[Mount], directory: Path) -> Mount:
+        return self._overlay(
+            lowers, f"upperdir={directory / 'upper'}", f"workdir={directory / 'work'}"
+        )
+
     def _overlay(self, lowers: Sequence[Mount], *more: str) -> Mount:
         is_trusted = self._hands.identity.xattr_namespace == "trusted"
         options = _TRUSTED_OPTIONS if is_trusted else _USER_OPTIONS
@@ -276,9 +321,13 @@ class StackedSnapshotter:
             self._dress(upper, look)
 
     def _insist_unmounted(self, key: str, directory: Path) -> None:
-        where = mounted_with(f"upperdir={directory / 'upper'}")
+        where = self._where(directory)
         if where:
             raise SnapshotInUse(f"{key}: mounted on {where[0]}; unmount it first")
+
+    def _where(self, directory: Path) -> list[str]:
+        """Where what is written to a directory is mounted."""
+        return mounted_with(f"upperdir={directory / 'upper'}")
 
 
 def keys_of(

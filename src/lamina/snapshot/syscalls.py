@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sys
 from typing import Any
 
 # clone(2), unshare(2), setns(2)
+CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
@@ -50,6 +52,7 @@ _FSMOUNT = 432
 _CLOSE_RANGE = 436
 _OPENAT2 = 437
 _MOUNT_SETATTR = 442
+_QUOTACTL_FD = 443
 
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
@@ -291,6 +294,34 @@ def _openat2(top: int, path: str, flags: int, resolve: int) -> int:
 def syncfs(descriptor: int) -> None:
     """Everything dirty of one filesystem, for a whole tree at the price of one call."""
     _call("syncfs", descriptor)
+
+
+def quotactl(descriptor: int, command: int, number: int, data: bytearray) -> None:
+    """quotactl_fd(2) on the filesystem of an open file; what is asked for comes back in ``data``.
+
+    Before Linux 5.14 it is quotactl(2) on its device.
+    """
+    import ctypes  # noqa: PLC0415 - see above
+
+    place = (ctypes.c_char * len(data)).from_buffer(data)
+    address = ctypes.addressof(place)
+    try:
+        _call("syscall", _QUOTACTL_FD, descriptor, command, number, address, about="quotactl")
+    except OSError as error:
+        device = _block_device(descriptor) if error.errno == errno.ENOSYS else None
+        if device is None:
+            raise
+        _call("quotactl", command, _path(device), number, address, about="quotactl")
+
+
+def _block_device(descriptor: int) -> str | None:
+    device = os.fstat(descriptor).st_dev
+    try:
+        with open(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/uevent", encoding="utf-8") as file:
+            names = [line.strip().partition("=")[2] for line in file if line.startswith("DEVNAME=")]
+    except OSError:
+        return None  # of a filesystem that lies on no device
+    return f"/dev/{names[0]}" if names else None
 
 
 def mount_namespace_id(descriptor: int) -> int:

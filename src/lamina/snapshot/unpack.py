@@ -85,7 +85,7 @@ class Unpacker:
                 if self._tasks[diff_id].blob.digest != blob.digest:
                     self._also.append((blob.digest, diff_id))
                 return
-            if self._is_here(diff_id):
+            if self.is_here(diff_id):
                 if not arrival.is_complete:
                     self._also.append((blob.digest, diff_id))
                 return
@@ -114,11 +114,11 @@ class Unpacker:
                 task.is_done.wait()
                 if self._error is not None:
                     raise self._error
-            elif not self._is_here(diff_id):
+            elif not self.is_here(diff_id):
                 raise LayerMissing(f"{diff_id}: this layer was not submitted, and is not unpacked here")
         wanted = set(diff_ids)
         pairs = [(task.blob.digest, diff_id) for diff_id, task in self._tasks.items()] + self._also
-        return tuple(self._received(blob, diff_id) for blob, diff_id in pairs if diff_id in wanted)
+        return tuple(self.received(blob, diff_id) for blob, diff_id in pairs if diff_id in wanted)
 
     def close(self) -> None:
         """Stops what is still running. Blocks until workers have cleaned up after themselves."""
@@ -136,11 +136,13 @@ class Unpacker:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _is_here(self, diff_id: Digest) -> bool:
+    def is_here(self, diff_id: Digest) -> bool:
+        """Whether a layer was received as the driver asks."""
         reception = self._driver.reception
         return self._layers.has(diff_id, reception.form, reception.key)
 
-    def _received(self, blob: Digest, diff_id: Digest) -> ReceivedLayer:
+    def received(self, blob: Digest, diff_id: Digest) -> ReceivedLayer:
+        """Of a layer that is here."""
         facts = self._layers.facts(diff_id)
         return ReceivedLayer(
             blob=blob, diff_id=diff_id, tar_size=facts.tar_size, content_size=facts.content_size,

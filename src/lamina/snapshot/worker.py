@@ -31,6 +31,7 @@ def main() -> None:
 
     wire = socket.socket(fileno=int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when it is over, and hangs up
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.umask(0)
     raise_descriptor_limit()
     identity = read_identity(json.loads(sys.argv[3]))
@@ -213,6 +214,18 @@ def _try_overlay(*, path: str, xattrs: str) -> str:
     return try_overlay(Path(path), xattrs)
 
 
+def _try_fuse(*, path: str) -> str:
+    from lamina.snapshot.fuse import try_fuse  # noqa: PLC0415
+
+    return try_fuse(Path(path))
+
+
+def _insist_whole(*, path: str, namespace: str) -> None:
+    from lamina.snapshot.foreign import insist_whole  # noqa: PLC0415
+
+    insist_whole(Path(path), namespace)
+
+
 def _list_changes(stream: Any, **arguments: Any) -> None:
     from lamina.snapshot.changes import list_job  # noqa: PLC0415
 
@@ -225,6 +238,24 @@ def _write_layer(stream: Any, **arguments: Any) -> None:
     write_job(stream, **arguments)
 
 
+def _apply(stream: Any, **arguments: Any) -> None:
+    from lamina.snapshot.moving import apply_job  # noqa: PLC0415
+
+    apply_job(stream, **arguments)
+
+
+def _btrfs(*, act: str, arguments: Mapping[str, Any]) -> Any:
+    from lamina.snapshot.btrfs.subvolumes import run  # noqa: PLC0415
+
+    return run(act, arguments)
+
+
+def _put(**arguments: Any) -> None:
+    from lamina.snapshot.moving import put_job  # noqa: PLC0415
+
+    put_job(**arguments)
+
+
 def _nothing() -> None:
     """Only to see whether the namespace can be entered."""
 
@@ -232,6 +263,7 @@ def _nothing() -> None:
 _JOBS: Mapping[str, Callable[..., Any]] = {
     "receive": _receive, "settle": _settle, "compose": _compose, "copy": _copy, "sync": _sync,
     "measure": _measure, "remove": _remove, "dress": _dress, "dress_like": _dress_like, "name": _name,
-    "try_overlay": _try_overlay, "list_changes": _list_changes, "write_layer": _write_layer,
-    "nothing": _nothing,
+    "try_overlay": _try_overlay, "try_fuse": _try_fuse, "insist_whole": _insist_whole,
+    "list_changes": _list_changes, "write_layer": _write_layer,
+    "apply": _apply, "put": _put, "btrfs": _btrfs, "nothing": _nothing,
 }

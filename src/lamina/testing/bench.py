@@ -28,7 +28,13 @@ Layer = Sequence[Entry]
 
 
 class Bench:
-    """One driver on one fresh state directory, and the few things that cases do with it."""
+    """One driver on one fresh state directory, and the few things that cases do with it.
+
+    ``height`` is how many layers the tallest stack has. A driver that has no limit, and takes a tenth of a
+    second for each, may be tried with fewer.
+    """
+
+    height = 500
 
     def __init__(
         self, driver: str, root: Path, *, may_mount: bool = True, options: Sequence[str] = ()

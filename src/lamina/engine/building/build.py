@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import threading
@@ -24,7 +25,8 @@ from lamina.engine.building.course import Cancelled, Course
 from lamina.engine.building.exchange import ImportedCache, export_cache, open_caches
 from lamina.engine.building.image import named, write_documents
 from lamina.engine.building.memory import Memory
-from lamina.engine.building.options import BuildOptions, BuiltImage
+from lamina.engine.building.options import BuildOptions, BuiltImage, insist_possible
+from lamina.engine.building.sbom import Bill, attest
 from lamina.engine.building.sources import Sources
 from lamina.engine.building.stage import StageBuilder
 from lamina.engine.building.state import StageState
@@ -59,18 +61,25 @@ def build(
     with Lease(engine.store.state, "build") as lease, ExitStack() as stack:
         digests = stack.enter_context(FileDigests(engine.root))
         imports = open_caches(engine, options.cache_from, report)
-        builds = []
+        course = Course(report, options.workers or engine_workers())
+        making = []
         for platform in options.platforms or (engine.platform,):
-            made = Build(engine, context, options, dockerfile, lease, digests, report, platform, imports)
-            stack.callback(made.finish)
-            builds.append((made, write_documents(made, made.run())))
-        root, manifest = named(builds, options)
-        _deliver(engine, options, root, manifest, names, stdout)
+            making.append(
+                Build(engine, context, options, dockerfile, lease, digests, course, platform, imports)
+            )
+            stack.callback(making[-1].finish)
+        builds, bills = [], []
+        for made, state in zip(making, _states(making, course), strict=True):
+            builds.append((made, write_documents(made, state)))
+            if options.sbom is not None:
+                bills.append(attest(made, state, builds[-1][1], names, options.sbom))
+        root, manifest = named(builds, options, [bill.line for bill in bills])
+        _deliver(engine, options, root, manifest, names, stdout, bills)
         for target in options.cache_to:
             export_cache(builds, target)
         return BuiltImage(
             id=manifest.config.digest if len(builds) == 1 else root.digest, root=root, names=names,
-            steps=sum(each.course.steps for each, _ in builds),
+            steps=course.steps,
             cached=sum(each.memory.hits for each, _ in builds),
             size=sum(layer.size for layer in manifest.layers), merged=sum(each.merged for each, _ in builds),
             warnings=tuple(dict.fromkeys(text for each, _ in builds for text in each.warnings)),
@@ -79,6 +88,7 @@ def build(
 
 def _insist_sensible(engine: Engine, options: BuildOptions) -> None:
     """What can be known to fail before any work is done."""
+    insist_possible(options)
     is_merging = options.is_squashed or options.is_squashed_all
     if is_merging and not engine.settings.experimental:
         raise Unsupported(
@@ -90,9 +100,22 @@ def _insist_sensible(engine: Engine, options: BuildOptions) -> None:
         )
 
 
+def _states(builds: Sequence[Build], course: Course) -> list[StageState]:
+    """Of each platform. Steps that are the same for several are done by the first that comes to them."""
+    if len(builds) == 1:
+        return [builds[0].run()]  # in this thread, from which containers start by a fork
+    found: dict[int, StageState] = {}
+
+    def work(number: int) -> None:
+        found[number] = builds[number].run()
+
+    course.together([functools.partial(work, number) for number in range(len(builds))])
+    return [found[number] for number in range(len(builds))]
+
+
 def _deliver(
     engine: Engine, options: BuildOptions, root: Descriptor, manifest: Manifest, names: tuple[str, ...],
-    stdout: BinaryIO | None,
+    stdout: BinaryIO | None, bills: Sequence[Bill],
 ) -> None:
     """Names the image, and brings it where else it shall go; if only there, it has no record here."""
     is_known = engine.store.catalog.with_digest(root.digest) is not None
@@ -101,7 +124,7 @@ def _deliver(
         from lamina.engine.building.output import deliver_build
 
         for output in options.outputs:
-            deliver_build(engine, root, output, names, stdout=stdout)
+            deliver_build(engine, root, output, names, stdout=stdout, bills=bills)
     if not (names or is_known or options.keeps_image):
         engine.store.forget(root.digest, ())
 
@@ -111,7 +134,7 @@ class Build:
 
     def __init__(
         self, engine: Engine, context: Context, options: BuildOptions, dockerfile: Dockerfile, lease: Lease,
-        digests: FileDigests, report: StepReport, platform: Platform, imports: Sequence[ImportedCache] = (),
+        digests: FileDigests, course: Course, platform: Platform, imports: Sequence[ImportedCache] = (),
     ) -> None:
         self.engine = engine
         self.options = options
@@ -129,7 +152,7 @@ class Build:
         ]
         self.merged = 0
         self._started = engine.clock()
-        self.course = Course(report, options.workers or engine_workers())
+        self.course = course
         self.sources = Sources(self, context)
         self.memory = Memory(self, context, imports)
 
@@ -148,7 +171,6 @@ class Build:
     def _run_together(self, needed: list[Stage]) -> None:
         """A thread a stage, which waits for those it needs; no more work at once than there are slots."""
         done = {stage.number: threading.Event() for stage in needed}
-        failures: list[BaseException] = []
 
         def work(stage: Stage) -> None:
             try:
@@ -156,27 +178,10 @@ class Build:
                     done[number].wait()
                 self.course.insist_going()
                 self.sources.results[stage.number] = self._stage(stage)
-            except Cancelled:
-                pass
-            except BaseException as error:
-                failures.append(error)
-                self.course.cancel()
             finally:
                 done[stage.number].set()
 
-        threads = [threading.Thread(target=work, args=(stage,), daemon=True) for stage in needed]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                thread.join()
-        except BaseException:
-            self.course.cancel()
-            for thread in threads:
-                thread.join()
-            raise
-        if failures:
-            raise failures[0]
+        self.course.together([functools.partial(work, stage) for stage in needed])
 
     def _stage(self, stage: Stage) -> StageState:
         try:
@@ -197,6 +202,11 @@ class Build:
     def finish(self) -> None:
         self.sources.close()
         self.memory.close()
+
+    def title(self, label: str, place: str, text: str) -> str:
+        """Of a step. Platforms are named where there are several."""
+        where = f"{self.platform} " if len(self.options.platforms) > 1 else ""
+        return f"[{where}{label} {place}] {text}"
 
     # -- time
 

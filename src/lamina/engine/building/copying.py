@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -19,6 +19,7 @@ from lamina.build.mode import parse_mode
 from lamina.build.pattern import escaped, has_wildcards, unescaped
 from lamina.build.placing import Nothing, Placing, Source, Writing
 from lamina.build.selection import NeedsDirectory, Place, Selected, Selection, names_directory, select
+from lamina.engine.building.unpacking import Unpacking
 from lamina.errors import InvalidInput, LaminaError
 from lamina.layer.entry import Entry, Kind
 from lamina.runtime.users import find_user
@@ -161,38 +162,46 @@ def write_copy(
     latest: int | None = None,
 ) -> Callable[[Writable, IndexBuilder], int]:
     """What fills the layer. ``directory`` is the WORKDIR; ``below`` is ``None`` for ``--link``."""
-    destination = copy.destination
+    destination = f"{copy.destination}/" if names_directory(copy.destination) else copy.destination
     if not destination.startswith("/"):
         destination = f"{directory.rstrip('/')}/{destination}"
     writing = Writing(
         owner=_owner(copy, below), mode=parse_mode(copy.chmod) if copy.chmod else None, now=now,
         keeps_directories=isinstance(copy, Copy) and copy.keeps_parents,
     )
-    placing = Placing(_Below(below), destination, writing)
     with ExitStack() as stack:
-        _place(placing, gathered, destination, now, stack)
+        # What is read when the layer is written stays open until then.
+        parts = [*gathered.parts, *(one.fetch(stack) for one in gathered.remote)]
+        entries: Callable[[], Iterable[Entry]]
+        if parts and all(part.is_archive for part in parts) and not gathered.heredocs:
+            spools = [_spooled(part, stack) for part in parts]
+            entries = Unpacking(_Below(below), destination, writing, spools).entries
+        else:
+            placing = Placing(_Below(below), destination, writing)
+            _place(placing, parts, gathered.heredocs, destination, now, stack)
+            entries = placing.entries
         kept = stack.pop_all()
 
     def fill(out: Writable, builder: IndexBuilder) -> int:
         with kept:
-            return write_entries(placing.entries(), out, builder, latest)
+            return write_entries(entries(), out, builder, latest)
 
     return fill
 
 
 def _place(
-    placing: Placing, gathered: Gathered, destination: str, now: int, stack: ExitStack
+    placing: Placing, parts: Sequence[Part], heredocs: Sequence[Heredoc], destination: str, now: int,
+    stack: ExitStack,
 ) -> None:
-    """``stack`` keeps open what is read when the layer is written."""
-    parts = [*gathered.parts, *(one.fetch(stack) for one in gathered.remote)]
-    total = sum(not part.is_archive for part in parts) + len(gathered.heredocs)
+    total = sum(not part.is_archive for part in parts) + len(heredocs)
     for number, part in enumerate(parts):
         if part.is_archive:
-            placing.add(_unpacked(part, number, stack), is_single=False, is_kept=True)
+            sources = _unpacked(_spooled(part, stack), number)
+            placing.add(sources, is_single=False, is_kept=True)
         else:
             sources = (_source(part.files, each, number) for each in part.selection.entries)
             placing.add(sources, is_single=part.selection.is_single and total == 1)
-    for number, heredoc in enumerate(gathered.heredocs):
+    for number, heredoc in enumerate(heredocs):
         is_single = total == 1 and not names_directory(destination)
         placing.add([_inline(heredoc, number, now)], is_single=is_single)
 
@@ -207,13 +216,11 @@ def write_directories(
 
 
 def write_entries(
-    entries: Sequence[Entry], out: Writable, builder: IndexBuilder, latest: int | None = None
+    entries: Iterable[Entry], out: Writable, builder: IndexBuilder, latest: int | None = None
 ) -> int:
     """No time in it is later than ``latest``, in nanoseconds. Gives the size of the tar."""
     from lamina.layer.tarstream import TarWriter
 
-    if not entries:
-        return 0
     writer = TarWriter(out, skeleton=builder.skeleton)
     for entry in entries:
         if latest is not None and entry.mtime > latest:
@@ -272,14 +279,10 @@ def owner_of(text: str, below: Layered | None) -> tuple[int, int]:
 # -- archives
 
 
-def _unpacked(part: Part, number: int, stack: ExitStack) -> Iterator[Source]:
-    """The tar is inflated into a nameless file once, of which each member's content is a range.
-
-    ``number`` tells its files from those of other archives, where several names are one file.
-    """
+def _spooled(part: Part, stack: ExitStack) -> BinaryIO:
+    """The tar, inflated into a nameless file once, of which each member's content is a range."""
     import tempfile
 
-    from lamina.layer.tarstream import TarReader
     from lamina.runtime.incoming import plain
 
     (chosen,) = part.selection.entries
@@ -289,31 +292,39 @@ def _unpacked(part: Part, number: int, stack: ExitStack) -> Iterator[Source]:
         while chunk := stream.read(1 << 20):
             spool.write(chunk)
     spool.seek(0)
-    members: dict[str, tuple[Entry, int, int]] = {}
-    for position, entry in enumerate(TarReader(spool)):
+    return spool
+
+
+def _unpacked(spool: BinaryIO, number: int) -> Iterator[Source]:
+    """Among other sources, which may replace what it has, or be replaced.
+
+    ``number`` tells its files from those of other archives, where several names are one file.
+    """
+    from lamina.layer.tarstream import TarReader
+
+    members: dict[str, tuple[Entry, int]] = {}
+    for position, entry in enumerate(TarReader(spool), 1):
         if not entry.path:
             continue
+        found = entry, position
         if entry.kind is Kind.HARDLINK:
-            original = members.get(entry.linkname)
-            if original is None:
+            if entry.linkname not in members:
                 raise InvalidInput(
                     f"{printable(entry.path)}: links to {printable(entry.linkname)}, which the archive lacks"
                 )
-            members[entry.path] = (replace(original[0], path=entry.path), original[1], 2)
-            members[entry.linkname] = (original[0], original[1], 2)
-            continue
-        members[entry.path] = (entry, position + 1, 1)
-    for path in sorted(members, key=lambda path: path.split("/")):
-        entry, inode, links = members[path]
-        yield _member(spool, entry, (-1 - number, inode), links)
+            original, inode = members[entry.linkname]
+            found = replace(original, path=entry.path), inode
+        members[entry.path] = found
+        yield _member(spool, found[0], (-1 - number, found[1]))
 
 
-def _member(spool: BinaryIO, entry: Entry, file: tuple[int, int], links: int) -> Source:
+def _member(spool: BinaryIO, entry: Entry, file: tuple[int, int]) -> Source:
+    """It may have several names: that is known at the end of the archive."""
     device, inode = file
     is_device = entry.kind in (Kind.CHAR, Kind.BLOCK)
     node = Node(
         path=entry.path, kind=entry.kind, mode=entry.mode, uid=entry.uid, gid=entry.gid, size=entry.size,
-        mtime_ns=entry.mtime, linkname=entry.linkname, device=device, inode=inode, ctime_ns=0, links=links,
+        mtime_ns=entry.mtime, linkname=entry.linkname, device=device, inode=inode, ctime_ns=0, links=2,
         rdev=os.makedev(entry.major, entry.minor) if is_device else 0,
     )
     open_ = (lambda: _range(spool, entry)) if entry.kind is Kind.FILE else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ class Cancelled(Exception):
 
 
 class Course:
-    """Safe for the threads of all stages. ``steps`` counts those that began."""
+    """Safe for the threads of all stages, and of all platforms. ``steps`` counts those that began."""
 
     def __init__(self, report: StepReport, workers: int) -> None:
         self.steps = 0
@@ -56,8 +56,11 @@ class Course:
             try:
                 yield
             except BaseException as error:
-                self.insist_going()  # it may have failed because of that
-                self.say(step, Progress.FAILED, title, text=str(error), seconds=time.monotonic() - began)
+                # It may have failed because of that.
+                is_stopped = self._cancelled.is_set() or isinstance(error, KeyboardInterrupt)
+                how, text = (Progress.CANCELLED, "") if is_stopped else (Progress.FAILED, str(error))
+                self.say(step, how, title, text=text, seconds=time.monotonic() - began)
+                self.insist_going()
                 raise
             self.say(step, Progress.DONE, title, seconds=time.monotonic() - began)
 
@@ -86,9 +89,37 @@ class Course:
         if self._cancelled.is_set():
             raise Cancelled
 
+    def together(self, works: Sequence[Callable[[], None]]) -> None:
+        """A thread each. The first that fails ends the others; raised is what it raised."""
+        failures: list[BaseException] = []
+
+        def safely(work: Callable[[], None]) -> None:
+            try:
+                work()
+            except Cancelled:
+                pass
+            except BaseException as error:
+                failures.append(error)
+                self.cancel()
+
+        threads = [threading.Thread(target=safely, args=(work,), daemon=True) for work in works]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            self.cancel()
+            for thread in threads:
+                thread.join()
+            raise
+        if failures:
+            raise failures[0]
+        self.insist_going()
+
     @contextmanager
     def alone_with(self, key: str) -> Iterator[None]:
-        """Two stages that do the same do it once."""
+        """Two stages, or two platforms, that do the same do it once."""
         with self._lock:
             lock = self._busy.setdefault(key, threading.Lock())
         with lock:

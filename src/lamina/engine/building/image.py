@@ -58,7 +58,7 @@ def _merged(
     from lamina.engine.merging import Make, Merging, SquashOptions
     from lamina.image import Image
 
-    compression = build.options.compression
+    compression = _compression(build.options)
 
     def recall(parts: Sequence[Digest], make: Make) -> tuple[Descriptor, Digest]:
         fixed = [("the layers", " ".join(parts)), ("the compression", f"{compression} {build.options.level}")]
@@ -75,17 +75,27 @@ def _merged(
     return merging.made
 
 
+def _compression(options: BuildOptions) -> str:
+    """A push would compress plain layers, and what was said of the image would be of another."""
+    return "gzip" if options.sbom is not None and options.compression == "none" else options.compression
+
+
 def _compressed(build: Build, state: StageState, merged: Sequence[tuple[int, int]]) -> StageState:
     """New layers are plain in the store, which costs no time; whoever asks gets them compressed."""
-    options = build.options
-    if options.compression == "none":
+    options, compression = build.options, _compression(build.options)
+    if compression == "none":
         return state
     passing = {number for first, last in merged for number in range(first, last + 1)}
     return replace(state, layers=tuple(
-        layer if layer.origin is None or number in passing
-        else compressed_layer(build, layer, options.compression, options.level)
+        layer if number in passing or (layer.origin is None and not _is_pushed_otherwise(build, layer))
+        else compressed_layer(build, layer, compression, options.level)
         for number, layer in enumerate(state.layers)
     ))
+
+
+def _is_pushed_otherwise(build: Build, layer: BuiltLayer) -> bool:
+    """Layers of a base stay as they are, unless something is said of an image that has them plain."""
+    return build.options.sbom is not None and layer.descriptor.digest == layer.diff_id
 
 
 def compressed_layer(build: Build, layer: BuiltLayer, compression: str, level: int | None) -> BuiltLayer:
@@ -174,17 +184,22 @@ def _base(build: Build, state: StageState) -> dict[str, str]:
 
 
 def named(
-    builds: Sequence[tuple[Build, Manifest]], options: BuildOptions
+    builds: Sequence[tuple[Build, Manifest]], options: BuildOptions, beside: Sequence[Mapping[str, Any]] = ()
 ) -> tuple[Descriptor, Manifest]:
-    """What names point at: the manifest, or an index of several, and which of those stands for it."""
+    """What names point at: the manifest, or an index of several, and which of those stands for it.
+
+    ``beside`` are lines of attestations, for which one image has an index too.
+    """
     first, manifest = builds[0]
-    if len(builds) == 1:
+    if len(builds) == 1 and not beside:
         return manifest.descriptor, manifest
     media_type = DOCKER_INDEX if options.form == "docker" else OCI_INDEX
     entries = [
         {**each.descriptor.to_json(), "platform": build.platform.to_json()} for build, each in builds
     ]
-    document: dict[str, Any] = {"schemaVersion": 2, "mediaType": media_type, "manifests": entries}
+    document: dict[str, Any] = {
+        "schemaVersion": 2, "mediaType": media_type, "manifests": [*entries, *beside],
+    }
     if options.annotations and media_type == OCI_INDEX:
         document["annotations"] = dict(sorted(options.annotations.items()))
     raw = dump_document(document)

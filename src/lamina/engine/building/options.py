@@ -12,11 +12,17 @@ from lamina.values import dataclass, field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from lamina.engine.building.exchange import CacheSpot
     from lamina.engine.building.output import Output
     from lamina.engine.building.running import Listen
 
 _MAX_SECRET = 500 << 10  # what docker takes
+_LIMITS = (
+    "memory", "memory_swap", "cpus", "cpu_shares", "cpu_period", "cpu_quota", "cpuset_cpus", "cpuset_mems",
+    "runtime",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +79,9 @@ class BuildOptions:
     ``contexts`` are further ones by name: a directory, or ``docker-image://NAME``. ``agents`` are sockets by
     id. ``layers_at`` are lines after which a layer ends (see ``docs/build.md``).
     ``on_error`` has the connection with a shell in what a failed RUN left; ``console`` is a terminal's size.
-    Several ``platforms`` make an index of one image each.
+    ``pull`` is one of ``missing``, ``always``, ``never`` and ``newer``.
+    Several ``platforms`` make an index of one image each. ``sbom`` is the scanner that looks through the
+    result: its name, an image, or empty for what there is.
     """
 
     dockerfile: str = ""
@@ -84,7 +92,7 @@ class BuildOptions:
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     platforms: tuple[Platform, ...] = ()
-    pull: bool = False
+    pull: str = "missing"
     no_cache: bool = False
     no_cache_filter: tuple[str, ...] = ()
     contexts: Mapping[str, str] = field(default_factory=dict)
@@ -94,15 +102,24 @@ class BuildOptions:
     allows: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    security: tuple[str, ...] = ()
     shm_size: int | None = None
     ulimits: tuple[str, ...] = ()
     memory: int | None = None
+    memory_swap: int | None = None
     cpus: float | None = None
     cpu_shares: int | None = None
+    cpu_period: int | None = None
+    cpu_quota: int | None = None
     cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    cgroup_parent: str = ""
     runtime: str = ""
     form: str = "oci"
     has_provenance: bool = True
+    sbom: str | None = None
     epoch: int | None = None
     is_rewriting: bool | None = None
     outputs: tuple[Output, ...] = ()
@@ -118,6 +135,11 @@ class BuildOptions:
     console: tuple[int, int] | None = None
 
     @property
+    def limits(self) -> dict[str, Any]:
+        """By the names of ``ContainerOptions``."""
+        return {name: getattr(self, name) for name in _LIMITS}
+
+    @property
     def keeps_image(self) -> bool:
         """Whether the image stays in the store under its ID alone: not if it only goes elsewhere."""
         return not self.outputs or any(output.needs_store for output in self.outputs)
@@ -128,6 +150,20 @@ class BuildOptions:
         if self.epoch is None or self.is_rewriting is False:
             return None
         return self.epoch * 1_000_000_000
+
+
+def insist_possible(options: BuildOptions) -> None:
+    """What no machine can do."""
+    if options.form == "docker" and options.sbom is not None:
+        raise InvalidInput("--sbom: docker's format has no place for it; leave --format out")
+    if options.form == "docker" and options.compression == "zstd":
+        raise InvalidInput(
+            "--compression zstd: docker's format has no such layers; take gzip, or --format oci"
+        )
+    if options.cgroup_parent:
+        from lamina.runtime.cgroup import Cgroups
+
+        Cgroups.detect().at(options.cgroup_parent)  # a name that can be one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from lamina.engine.delivery import deliver
 from lamina.engine.locations import Location, Transport
+from lamina.engine.refetching import RefetchingStore
 from lamina.errors import InvalidInput, nearest
 from lamina.oci.descriptor import INDEXES, Descriptor
 from lamina.values import dataclass
 
 if TYPE_CHECKING:
+    from lamina.engine.building.sbom import Bill
     from lamina.engine.engine import Engine
 
 KINDS = ("local", "tar", "oci", "docker", "image", "registry", "cacheonly")
@@ -87,21 +89,26 @@ def check_outputs(outputs: Sequence[Output], tags: Sequence[str], *, is_terminal
 
 def deliver_build(
     engine: Engine, root: Descriptor, output: Output, names: Sequence[str], *, stdout: BinaryIO | None,
-    compression: str = "gzip",
+    compression: str = "gzip", bills: Sequence[Bill] = (),
 ) -> None:
-    """The image is in the store. ``names`` are its canonical ones."""
+    """The image is in the store. ``names`` are its canonical ones. A directory gets ``bills`` as files."""
     if output.is_pushed:
         for name in output.names or names:
             location = Location(transport=Transport.REGISTRY, name=name)
             deliver(engine, root, location, compression=compression)
     elif output.kind in ("local", "tar"):
-        _filesystem(engine, root, output, stdout)
+        _filesystem(engine, root, output, stdout, is_alone=len(bills) == 1)
+        if output.kind == "local":
+            _write_bills(bills, Path(output.destination))
     elif output.kind in ("oci", "docker"):
         _archive(engine, root, output, names, stdout)
 
 
-def _filesystem(engine: Engine, root: Descriptor, output: Output, stdout: BinaryIO | None) -> None:
-    if root.media_type in INDEXES:
+def _filesystem(
+    engine: Engine, root: Descriptor, output: Output, stdout: BinaryIO | None, *, is_alone: bool
+) -> None:
+    """``is_alone``: an index, of one image."""
+    if root.media_type in INDEXES and not is_alone:
         raise InvalidInput(f"--output type={output.kind}: one platform at a time")
     if output.kind == "local":
         with tempfile.TemporaryFile() as spool:
@@ -120,6 +127,15 @@ def _unpack(tar: BinaryIO, place: Path) -> None:
     extract_into(tar, place, ids=None if os.geteuid() == 0 else (os.geteuid(), os.getegid()))
 
 
+def _write_bills(bills: Sequence[Bill], place: Path) -> None:
+    """By renaming: what the image has under these names may be a link to anywhere."""
+    from lamina.content.durable import write_file
+
+    for bill in bills:
+        for name, text in bill.documents:
+            write_file(place / name, text)
+
+
 def _archive(
     engine: Engine, root: Descriptor, output: Output, names: Sequence[str], stdout: BinaryIO | None
 ) -> None:
@@ -134,7 +150,7 @@ def _archive(
 
     def write(out: BinaryIO) -> None:
         writer = ArchiveWriter(out, f"{output.kind}-archive")
-        writer.add(engine.store, root, list(names))
+        writer.add(RefetchingStore(engine), root, list(names))
         writer.finish()
 
     _written(output.destination, stdout, write)

@@ -43,11 +43,15 @@ Listen = Callable[[socket.socket], tuple[int, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """``execution`` is docker's ``Config`` of the step; ``mounts`` are documents as a plan's ``volumes``."""
+    """``execution`` is docker's ``Config`` of the step; ``mounts`` are documents as a plan's ``volumes``.
+
+    ``cgroup_parent`` is the control group below which its own is made, instead of lamina's.
+    """
 
     execution: Mapping[str, Any]
     options: ContainerOptions
     mounts: Sequence[Mapping[str, Any]] = ()
+    cgroup_parent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +144,8 @@ def _run(
     """``monitor`` waits for the end of that when it is closed."""
     plan, notes = starting.plan_of(engine, container, console)
     plan = replace(plan, volumes=tuple(command.mounts), is_for_client=True)
+    if plan.cgroup and command.cgroup_parent:
+        plan = replace(plan, cgroup=f"{command.cgroup_parent}/{container.id}")
     ours, theirs = socket.socketpair()
     # When our end is closed, or shut, the monitor kills the command: whatever happens here.
     with ours, watch(lambda: ours.shutdown(socket.SHUT_RDWR)):

@@ -12,13 +12,14 @@ from lamina.build.layered import Layered
 from lamina.build.stages import Stage
 from lamina.engine.building.mounts import MountSource
 from lamina.engine.building.state import BaseImage, BuiltLayer, StageState, history_of
-from lamina.errors import InvalidInput
+from lamina.errors import InvalidInput, NotFound, Unavailable
 from lamina.image import Image
 from lamina.oci.config import chain_ids
 from lamina.oci.descriptor import Platform
 from lamina.values import replace
 
 if TYPE_CHECKING:
+    from lamina.content.catalog import ImageRecord
     from lamina.engine.building.build import Build
 
 _SCRATCH = "scratch"
@@ -50,23 +51,23 @@ class Sources:
         if stage.base.lower() == _SCRATCH and stage.base not in self._build.options.contexts:
             config = with_path({"WorkingDir": "/"})
             return StageState(base=BaseImage(name=_SCRATCH), platform=platform, config=config)
-        return self._image(stage.base, platform, stage.label)
+        return self.image(stage.base, platform, stage.label)
 
-    def _image(self, name: str, platform: Platform, label: str) -> StageState:
+    def image(self, name: str, platform: Platform, label: str) -> StageState:
         asked = self._build.options.contexts.get(name, name).removeprefix(_IMAGE_CONTEXT)
         key = f"{asked} {platform}"
-        with self._course.alone_with(key):
+        # By name alone: what it means in the store changes when it is pulled for another platform.
+        with self._course.alone_with(f"image {asked}"):
             if key not in self._images:
                 self._images[key] = self._fetched(asked, platform, label)
             return self._images[key]
 
     def _fetched(self, name: str, platform: Platform, label: str) -> StageState:
-        from lamina.engine import creating, images
+        from lamina.engine import images
 
         step = self._course.begin()
-        with self._course.working(step, f"[{label} 1] FROM {name}", ""):
-            pull = "always" if self._build.options.pull else "missing"
-            record = creating.image_for(self._build.engine, name, pull, platform)
+        with self._course.working(step, self._build.title(label, "1", f"FROM {name}"), ""):
+            record = self._record(asked=name, platform=platform)
             self._build.lease.hold([record.descriptor.digest, record.manifest, record.config])
             image: Image = images.load_record(self._build.engine, record)
             insist_shapes(image.config.execution, name)
@@ -83,6 +84,17 @@ class Sources:
             author=str(document.get("author") or ""),
         )
 
+    def _record(self, asked: str, platform: Platform) -> ImageRecord:
+        from lamina.engine import creating
+
+        engine, pull = self._build.engine, self._build.options.pull
+        if pull != "newer":
+            return creating.image_for(engine, asked, pull, platform)
+        try:
+            return creating.image_for(engine, asked, "always", platform)
+        except (Unavailable, NotFound):
+            return creating.image_for(engine, asked, "never", platform)
+
     def files_for(self, name: str, stage: Stage) -> tuple[Files, str]:
         """What ``--from`` means: a stage, another context, or an image; and what messages call it."""
         return self.mount_source(name, stage).files, name or "the build context"
@@ -96,7 +108,7 @@ class Sources:
         elif not self._build.options.contexts.get(name, _IMAGE_CONTEXT).startswith(_IMAGE_CONTEXT):
             return MountSource(files=self._named_context(name))
         else:
-            state = self._image(name, self._build.platform, stage.label)
+            state = self.image(name, self._build.platform, stage.label)
         return MountSource(files=self.layered(state.layers), layers=state.layers, chain=state.chain)
 
     def _result(self, stage: Stage, name: str) -> StageState:

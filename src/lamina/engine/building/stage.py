@@ -282,11 +282,11 @@ class StageBuilder:
             }
             command = RunCommand(execution=execution, mounts=documents, options=ContainerOptions(
                 networks=() if network == "default" else (network,), hosts=options.hosts, dns=options.dns,
-                shm_size=options.shm_size, ulimits=options.ulimits, memory=options.memory, cpus=options.cpus,
-                cpu_shares=options.cpu_shares, cpuset_cpus=options.cpuset_cpus, runtime=options.runtime,
+                dns_search=options.dns_search, dns_options=options.dns_options, security=options.security,
+                shm_size=options.shm_size, ulimits=options.ulimits, **options.limits,
                 is_privileged=run.security == "insecure", has_health_check=False, log_driver="none",
                 hostname="" if network == "host" else HOSTNAME,
-            ))
+            ), cgroup_parent=options.cgroup_parent)
             with snapshot(build, self.state.layers) as (key, _):
                 with ran(build.engine, key, command, listening(output), build.course.watch) as ended:
                     build.course.insist_going()
@@ -328,7 +328,8 @@ class StageBuilder:
     ) -> None:
         build = self._build
         self._position += 1
-        title = f"[{self._stage.label} {self._position}/{self._total}] {instruction.original}"
+        place = f"{self._position}/{self._total}"
+        title = build.title(self._stage.label, place, instruction.original)
         site = build.memory.site(self._stage, self._position)
         step = build.course.begin()
         files = gathered.manifest if gathered is not None else None
