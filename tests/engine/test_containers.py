@@ -425,6 +425,19 @@ def test_prune(image: Engine, attended: Container) -> None:
         image.prune_containers({"colour": ["red"]})
 
 
+def test_a_container_whose_driver_is_gone_stops_nobody(image: Engine) -> None:
+    kept, other = make(image, "kept"), make(image, "other")
+    with image.store.state.transaction() as connection:
+        connection.execute("UPDATE snapshots SET driver = 'gone' WHERE key = ?", (kept.snapshot,))
+        connection.execute("UPDATE containers SET document = json_set(document, '$.driver', 'gone') WHERE id = ?", (kept.id,))
+    rows = {row.type: row for row in image.usage()}
+    assert rows["Containers"].total == 2
+    assert image.prune_containers({})[0] == (other.id,)
+    assert set(names(image, shows_all=True)) == {"kept"}
+    with pytest.raises(Unsupported, match="storage driver gone: no such driver"):
+        image.remove_container("kept")
+
+
 def test_what_never_came_to_be_is_swept(image: Engine) -> None:
     kept, stray = make(image, "web"), ContainerDirectory(image.root, "f" * 64)
     stray.make()

@@ -60,13 +60,18 @@ def remove_locked(engine: Engine, container: Container, *, with_volumes: bool) -
 
 
 def prune(engine: Engine, filters: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], int]:
-    """All that do not run; gives their IDs and the bytes that went from the disk."""
+    """All that do not run; gives their IDs and the bytes that went from the disk.
+
+    One whose driver is not here stays: what it has on the disk, that driver alone can remove.
+    """
+    from lamina.snapshot.snapshotter import DriverUnavailable
+
     check_filters(filters, ("label", "label!", "until"), "container prune")
     removed, freed = [], 0
     for seen in list(everything(engine)):
         if seen.state.is_live or not _is_prunable(engine, seen.container, filters):
             continue
-        with contextlib.suppress(ContainerRunning, ContainerNotFound):
+        with contextlib.suppress(ContainerRunning, ContainerNotFound, DriverUnavailable):
             size = size_on_disk(engine, seen.container)
             remove(engine, seen.container.id)
             removed.append(seen.container.id)
@@ -94,11 +99,12 @@ def size_on_disk(engine: Engine, container: Container) -> int:
 
 
 def layer_size(engine: Engine, container: Container) -> int:
-    from lamina.snapshot.snapshotter import SnapshotNotFound
+    """Nothing, where its driver is not installed any more, or cannot be had by this user."""
+    from lamina.snapshot.snapshotter import DriverUnavailable, SnapshotNotFound
 
     try:
         return engine.driver_named(container.driver).usage(container.snapshot).size
-    except SnapshotNotFound:
+    except (SnapshotNotFound, DriverUnavailable):
         return 0
 
 
