@@ -208,6 +208,18 @@ def test_a_container_that_no_layer_can_say_stays_where_it_is(place: Place) -> No
     assert held(new) == {"vfs"}
 
 
+def test_those_that_cannot_move_keep_no_other_from_it(place: Place) -> None:
+    for name, path in (("bad", "/.wh.x"), ("good", "/x"), ("worse", "/.wh.y")):
+        place.say("run", "--name", name, "--network", "none", "base:1", "touch", path)
+    done = replace(place, driver="vfs").run("-q", "storage", "migrate", "--to", "vfs")
+    assert done.returncode == 1
+    assert "'.wh.x': in a layer" in done.stderr
+    assert "'.wh.y': in a layer" in done.stderr
+    assert "still in their old driver, where they work: bad, worse; run it again to go on" in done.stderr
+    with opened(place.root, "vfs") as engine:
+        assert {row.name: row.containers for row in listing(engine) if row.containers} == {"overlay2": 2, "vfs": 1}
+
+
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     image, disk = tmp_path / "image", tmp_path / "disk"
     with image.open("wb") as out:

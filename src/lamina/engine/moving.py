@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lamina.engine import containers, misplaced
 from lamina.engine.creating import size_limit
-from lamina.errors import LaminaError
+from lamina.errors import Conflict, LaminaError
 from lamina.events import Action, Event
 from lamina.runtime.aftermath import clean_up, is_begun
 from lamina.runtime.container import PATIENCE, Container, ContainerRunning
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from lamina.engine.engine import Engine
 
 Opened = Callable[[str], Snapshotter]
+
+
+class NotMoved(Conflict):
+    """Several containers; the message has a sentence for each."""
 
 
 def to_move(engine: Engine, name: str) -> list[Container]:
@@ -71,22 +75,37 @@ def _try_limit(target: Snapshotter, container: Container, size: int) -> None:
 def move_containers(engine: Engine, target: Snapshotter, opened: Opened) -> int:
     """All that there are, also those that somebody makes with an old driver meanwhile.
 
-    ``opened`` gives a driver by name. The bytes that went from the old ones. Raises ``ContainerRunning``.
+    ``opened`` gives a driver by name. The bytes that went from the old ones. One that cannot be moved keeps
+    no other from it: what was wrong with it is raised at the end, several as :class:`NotMoved`.
     """
     freed, done = 0, set[str]()
+    troubles: list[LaminaError] = []
     while True:
         waiting = [
             each for each in to_move(engine, target.name)
             if each.id not in done and has_layer(opened(each.driver), each)
         ]
         if not waiting:
+            with _telling_what_is_left(engine, target.name):
+                _raise(troubles)
             return freed
         for container in waiting:
             done.add(container.id)
             engine.report(Event(action=Action.MOVING, subject=container.name))
             with _telling_what_is_left(engine, target.name):
-                freed += _move(engine, target, opened, container)
+                try:
+                    freed += _move(engine, target, opened, container)
+                except LaminaError as error:
+                    troubles.append(error)
+                    continue
             engine.report(Event(action=Action.MOVED, subject=container.name))
+
+
+def _raise(troubles: list[LaminaError]) -> None:
+    if len(troubles) == 1:
+        raise troubles[0]
+    if troubles:
+        raise NotMoved("; ".join(map(str, troubles)))
 
 
 @contextmanager
