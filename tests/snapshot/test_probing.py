@@ -153,6 +153,11 @@ def test_options_reach_the_driver_and_stay(tmp_path: Path, state: State, monkeyp
     again.close()
     assert isinstance(again, Odd)
     assert again.options == {"place": "here", "more": "x"}
+    (tmp_path / "odd").unlink()
+    assert options() == {"place": "here", "more": "x"}
+    with pytest.raises(DriverUnavailable, match="no file called odd"):
+        options("odd.more=y")
+    assert options() == {"place": "here", "more": "x"}
 
 
 class Picky(CopyingSnapshotter):

@@ -77,13 +77,19 @@ def choose(
 def reopen(
     root: Path, state: State, layers: LayerStore, name: str, options: Options | None = None
 ) -> Snapshotter:
-    """The driver that something here was made with: that it works needs no other proof. Nothing is tried."""
+    """The driver that something here was made with: that it works needs no other proof.
+
+    Nothing is tried, but for options that it was not opened with before.
+    """
     remembered = read_choice(root)
     if remembered is None:
         return choose(root, state, layers, wanted=name, options=options)
     hands = Hands(_as_remembered(remembered))
     try:
-        driver = _open(name, state, layers, hands, with_options(remembered["options"], options or {}))
+        given = with_options(remembered["options"], options or {})
+        driver = _open(name, state, layers, hands, given)
+        if options_of(name, given) != options_of(name, remembered["options"]):
+            _insist_usable(name, root, hands, given)
         _remember_options(root, remembered, name, options or {})
     except BaseException:
         hands.close()
