@@ -43,6 +43,12 @@ _ALWAYS = ("overlay", "loop", "fuse", "quota_v1", "quota_v2")
 _ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/root", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
+def _hidden() -> list[Path]:
+    """Of what every script needs, what would lie below a directory that is the guest's own."""
+    needed = {REPOSITORY, Path(sys.prefix)}
+    return sorted(place for place in needed if place.parts[1:2] in (("tmp",), ("run",), ("dev",)))
+
+
 class GuestDied(AssertionError):
     """It stopped, was killed, or never came up. The message ends with its last words."""
 
@@ -94,7 +100,7 @@ class Guest:
         self._memory = memory
         self._disks = list(disks)
         self._modules = [*_ALWAYS, *modules]
-        self._places = [self.shared, *shared]
+        self._places = [self.shared, *shared, *_hidden()]
         self._environment = {**_ENVIRONMENT, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._codes: dict[int, int] = {}
