@@ -233,4 +233,5 @@ def insist_whole(root: Path, name: str, image: MadeImage, driver: str) -> None:
             with engine.cat(name, "/data/a") as stream:
                 assert stream.read() == b"a\n" * 200
         engine.prune(all_images=True)
-        assert engine.store.dropped.walk() == []
+        # A row beside a blob that just landed, and that prune leaves alone for a while, means nothing.
+        assert engine.dropped_blobs() == ()
