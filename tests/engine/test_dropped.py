@@ -23,6 +23,7 @@ from lamina.errors import IntegrityError
 from lamina.events import Action, Event
 from lamina.http.message import Headers, Request, Response
 from lamina.layer.compress import Compression
+from lamina.oci.descriptor import OCI_LAYER_GZIP, Descriptor
 from lamina.oci.digest import Digest
 from lamina.testing.images import directory, file, make_image, make_layer, whiteout
 from lamina.values import replace
@@ -683,3 +684,16 @@ def test_droppers_and_fetchers_at_once(dropping: Engine, name: str, tmp_path: Pa
     assert [process.returncode for process in running] == [0] * 4, "\n".join(said)
     assert problems(dropping) == []
     assert here(dropping) | set(away(dropping)) == set(DIGESTS)
+
+
+def test_prune_forgets_what_a_killed_removal_left(engine: Engine) -> None:
+    """Files go before the transaction that forgets them ends: rows alone may be left."""
+    digest = Digest.of(b"no blob")
+    blob = DroppedBlob(
+        descriptor=Descriptor(media_type=OCI_LAYER_GZIP, digest=digest, size=7), diff_id=digest,
+        compression="gzip", repository="registry.test/app", dropped=1.0,
+    )
+    engine.store.dropped.add([blob])
+    assert engine.dropped_blobs() == (blob,)
+    engine.prune()
+    assert engine.store.dropped.walk() == []

@@ -537,10 +537,9 @@ def _remove_layers(engine: Engine, layers: Iterable[Digest]) -> list[Removed]:
 def _sweep_leftovers(engine: Engine) -> list[Removed]:
     leftovers = _leftovers(engine)
     store = engine.store
-    swept = sweep(
-        store, lambda: image_roots(store), engine.clock(),
-        among={digest for digest, _size in leftovers.blobs},
-    )
+    # Of a `rmi` that was killed, rows of dropped blobs may be all that is left.
+    among = {digest for digest, _size in leftovers.blobs} | {blob.digest for blob in store.dropped.walk()}
+    swept = sweep(store, lambda: image_roots(store), engine.clock(), among=among)
     removed = []
     if swept.blobs:
         removed.append(Removed(kind=Removal.DELETED, subject=f"{len(swept.blobs)} blobs", size=swept.freed))
