@@ -394,13 +394,8 @@ def _drop_forms_of(
             keep = [drivers.get(name).reception for name in {*snapshot_counts(engine), drivers.chosen()}]
         except LaminaError:
             return 0  # nobody knows what a driver needs that cannot be opened
-        has_blob = _has_blob(engine, diff_id)
+        has_blob = not engine.layers_store.is_left_alone(diff_id)
         return drop_forms(engine.layers_store, diff_id, keep, has_blob=has_blob, empty=empty)
-
-
-def _has_blob(engine: Engine, diff_id: Digest) -> bool:
-    rows = engine.store.state.rows("SELECT blob FROM layers WHERE diff_id = ?", (diff_id,))
-    return any(engine.store.blob_path(Digest(str(row[0]))).exists() for row in rows)
 
 
 def _remaining(drivers: _Drivers) -> Iterator[str]:

@@ -71,10 +71,4 @@ def mount_documents(mounts: Sequence[Mount]) -> list[dict[str, Any]]:
 
 
 def read_mounts(documents: Sequence[Mapping[str, Any]]) -> tuple[Mount, ...]:
-    return tuple(
-        Mount(
-            type=each["type"], source=each["source"], target=each["target"],
-            options=tuple(each["options"]), layers=read_mounts(each["layers"]),
-        )
-        for each in documents
-    )
+    return tuple(map(Mount.from_json, documents))

@@ -54,7 +54,7 @@ class Difference:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Difference:
-        sides = {name: tuple(map(_mount_of, document[name])) for name in ("upper", "lower")}
+        sides = {name: tuple(map(Mount.from_json, document[name])) for name in ("upper", "lower")}
         return cls(**{**document, **sides, "touched": _touched_of(document["touched"])})
 
 
@@ -336,11 +336,6 @@ def _directory(mounts: Sequence[Mount], stack: ExitStack) -> str:
 def _leave(place: str) -> None:
     with contextlib.suppress(OSError):
         os.rmdir(place)
-
-
-def _mount_of(document: Mapping[str, Any]) -> Mount:
-    layers = tuple(map(_mount_of, document["layers"]))
-    return Mount(**{**document, "options": tuple(document["options"]), "layers": layers})
 
 
 def _touched_of(document: Mapping[str, Any] | None) -> Touched | None:

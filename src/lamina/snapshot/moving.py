@@ -115,7 +115,7 @@ def apply_tar(driver: Snapshotter, key: str, tar: int) -> None:
 
 def apply_job(stream: BinaryIO, *, mounts: Sequence[Mapping[str, Any]], keeps_owners: bool) -> None:
     with ExitStack() as stack:
-        path = stack.enter_context(_directory([_mount_of(each) for each in mounts]))
+        path = stack.enter_context(_directory([Mount.from_json(each) for each in mounts]))
         root = stack.enter_context(_SparseRoot(path, owner=ownership(keeps_owners)))
         apply(TarReader(stream), root)
         if root.refused_xattrs:
@@ -133,7 +133,7 @@ def put_file(driver: Snapshotter, hands: Hands, key: str, name: str, size: int) 
 
 
 def put_job(*, mounts: Sequence[Mapping[str, Any]], name: str, size: int) -> None:
-    with _directory([_mount_of(each) for each in mounts]) as path:
+    with _directory([Mount.from_json(each) for each in mounts]) as path:
         Path(f"{path}/{name}").write_bytes(bytes(size))
 
 
@@ -152,8 +152,3 @@ def _directory(mounts: Sequence[Mount]) -> Iterator[str]:
         place = tempfile.mkdtemp(prefix="lamina-moving-")
         stack.callback(os.rmdir, place)
         yield str(stack.enter_context(mounted(mounts, Path(place))))
-
-
-def _mount_of(document: Mapping[str, Any]) -> Mount:
-    layers = tuple(map(_mount_of, document["layers"]))
-    return Mount(**{**document, "options": tuple(document["options"]), "layers": layers})

@@ -17,11 +17,11 @@ Two ways lead to a committed snapshot:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lamina.errors import Conflict, InvalidInput, NotFound, Unsupported
 from lamina.oci.digest import Digest
@@ -101,6 +101,12 @@ class Mount:
     @property
     def is_read_only(self) -> bool:
         return "ro" in self.options
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Mount:
+        """Of what ``asdict`` made of one."""
+        layers = tuple(map(cls.from_json, document["layers"]))
+        return cls(**{**document, "options": tuple(document["options"]), "layers": layers})
 
 
 class Form(StrEnum):

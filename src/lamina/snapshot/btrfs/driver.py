@@ -45,7 +45,7 @@ from lamina.snapshot.snapshotter import (
     SnapshotNotFound,
     Usage,
 )
-from lamina.snapshot.stacking import abandoned, commit_by_snapshot
+from lamina.snapshot.stacking import abandoned_sizes, commit_by_snapshot, sweep_abandoned
 from lamina.snapshot.touched import Touched
 from lamina.snapshot.trying import owners, scratch
 
@@ -299,24 +299,15 @@ class BtrfsSnapshotter:
             self._directories.discard(self._directories.path(row.data["id"]))
 
     def leftovers(self) -> Iterator[tuple[Path, int]]:
-        for row in self._abandoned():
-            yield self._directories.path(row.data["id"]), self._measured(row)[0]
+        for key, size in abandoned_sizes(self):
+            yield self._directories.path(self._table.get(key).data["id"]), size
         yield from self._directories.leftovers(self._known)
 
     def sweep(self) -> int:
-        freed = 0
-        for row in self._abandoned():
-            freed += self._measured(row)[0]
-            with contextlib.suppress(SnapshotNotFound):  # two may sweep at once
-                self.remove(row.info.key)
-        freed += self._directories.sweep(self._known)
+        freed = sweep_abandoned(self) + self._directories.sweep(self._known)
         if _is_root(self.identity):
             self._forget_counters()
         return freed
-
-    def _abandoned(self) -> list[Row]:
-        rows = map(self._table.find, abandoned(self))
-        return [row for row in rows if row is not None]
 
     def _forget_counters(self) -> None:
         from lamina.snapshot.btrfs import quota  # noqa: PLC0415 - for those who sweep
