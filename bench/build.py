@@ -9,7 +9,6 @@ act and round after round. Each round has files that nobody has seen, so that a 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import subprocess
@@ -30,7 +29,7 @@ from bench.meter import CommandFailed
 from bench.room import NotHere, furnished
 from bench.scratch import enter_private_namespaces, level_caches
 from bench.subject import compile_modules
-from bench.table import put_between
+from bench.table import give_out
 
 COLD, CACHED, CHANGED, TOGETHER = "cold", "cached", "one file changed", f"{STAGES} stages"
 ACTS = (COLD, CACHED, CHANGED, TOGETHER)
@@ -306,15 +305,8 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
 def main() -> None:
     options = _options(sys.argv[1:])
     enter_private_namespaces(with_network=True)
-    # Where engines note down which addresses are taken, and which containers they have.
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
     document = run(options)
-    if options.output:
-        options.output.write_text(json.dumps(document, indent=1))
-    block = markdown(document)
-    if options.into:
-        options.into.write_text(put_between(options.into.read_text(), "build", block))
-    print(block)
+    give_out(options, "build", markdown(document), document)
 
 
 if __name__ == "__main__":

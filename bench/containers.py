@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import platform
-import subprocess
 import sys
 import tarfile
 import time
@@ -30,7 +28,7 @@ from bench.meter import CommandFailed, tail
 from bench.room import Command, NotHere, furnished
 from bench.scratch import disk_used, enter_private_namespaces
 from bench.subject import compile_modules
-from bench.table import put_between
+from bench.table import give_out
 
 ENGINES = ("lamina runc", "lamina embedded", "podman", "docker", "runc")
 API = "lamina API"
@@ -327,15 +325,8 @@ def _options_of(words: Sequence[str]) -> argparse.Namespace:
 def main() -> None:
     options = _options_of(sys.argv[1:])
     enter_private_namespaces(with_network=True)
-    # Where engines note down which addresses are taken, and which containers they have.
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
     document = run(options)
-    if options.output:
-        options.output.write_text(json.dumps(document, indent=1))
-    block = markdown(document)
-    if options.into:
-        options.into.write_text(put_between(options.into.read_text(), "containers", block))
-    print(block)
+    give_out(options, "containers", markdown(document), document)
 
 
 if __name__ == "__main__":

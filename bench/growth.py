@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from bench.table import put_between
+from bench.table import give_out
 from lamina.layer.entry import WHITEOUT_PREFIX, Entry, Kind
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.squash import merge, write_merged
@@ -99,10 +99,7 @@ def main() -> None:
     for size in SIZES:
         rows.append(measure(size, options.rounds))
         print(f"{size:,}: {rows[-1][1]:.3f} s", file=sys.stderr, flush=True)
-    block = markdown(rows)
-    if options.into:
-        options.into.write_text(put_between(options.into.read_text(), "growth", block))
-    print(block)
+    give_out(options, "growth", markdown(rows))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def enter_private_namespaces(*, with_network: bool = False) -> None:
     """Returns in a child that is the first process of new namespaces; the parent waits and exits with it.
 
-    With a network of its own, which has loopback alone, bridges that engines make go away as well.
+    With a network of its own, which has loopback alone, bridges that engines make go away as well,
+    and what they note down below ``/run``.
     """
     if os.geteuid():
         raise SystemExit("root is needed, for loop filesystems and for daemons")
@@ -45,6 +46,8 @@ def enter_private_namespaces(*, with_network: bool = False) -> None:
     subprocess.run(["mount", "-t", "proc", "proc", "/proc"], check=True)
     if with_network:
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        # Where engines note down which addresses are taken, and which containers they have.
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
 
 
 def _outlast(child: int) -> int:

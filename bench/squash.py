@@ -10,7 +10,6 @@ result is counted and compared with what the image holds: a squasher that loses 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from bench.recipes import PAIRS
 from bench.room import Command, NotHere, Room, count_below, first_line, furnished, program
 from bench.scratch import enter_private_namespaces, level_caches, runtime_directory, settle
 from bench.subject import Lamina
-from bench.table import put_between
+from bench.table import give_out
 
 FLAT = "localhost/flat:1"
 _GIB = 1 << 30
@@ -305,12 +304,7 @@ def main() -> None:
         raise SystemExit(f"unknown: {', '.join(sorted(strangers))}; squashers are {', '.join(known)}")
     enter_private_namespaces()
     document = run(options, [known[name] for name in names])
-    if options.output:
-        options.output.write_text(json.dumps(document, indent=1))
-    block = markdown(document)
-    if options.into:
-        options.into.write_text(put_between(options.into.read_text(), "squash", block))
-    print(block)
+    give_out(options, "squash", markdown(document), document)
 
 
 if __name__ == "__main__":

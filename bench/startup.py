@@ -11,7 +11,6 @@ commands take turns, so that a busy moment of the machine falls on each of them.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from bench.peers import Docker, Podman
 from bench.room import Command, NotHere, Room, furnished
 from bench.scratch import enter_private_namespaces, runtime_directory
 from bench.subject import ENTRY, compile_modules, imports
-from bench.table import put_between
+from bench.table import give_out
 
 TAGS = 500
 _DISK = 1 << 30
@@ -203,12 +202,7 @@ def main() -> None:
     if options.peers:
         enter_private_namespaces()
     document = run(options)
-    if options.output:
-        options.output.write_text(json.dumps(document, indent=1))
-    block = markdown(document["walls"])
-    if options.into:
-        options.into.write_text(put_between(options.into.read_text(), "startup", block))
-    print(block)
+    give_out(options, "startup", markdown(document["walls"]), document)
 
 
 if __name__ == "__main__":

@@ -112,6 +112,17 @@ def _conditions(document: Mapping[str, Any]) -> str:
     return f"{place}, {python}; {how}.\n\n{'; '.join(versions)}."
 
 
+def give_out(
+    options: argparse.Namespace, name: str, block: str, document: Mapping[str, Any] | None = None
+) -> None:
+    """Prints a table, and writes it and all figures to where ``--into`` and ``--output`` say."""
+    if document is not None and options.output:
+        options.output.write_text(json.dumps(document, indent=1))
+    if options.into:
+        options.into.write_text(put_between(options.into.read_text(), name, block))
+    print(block)
+
+
 def put_between(text: str, name: str, block: str) -> str:
     """`text` with `block` in the place of what stands between its two comments called `name`."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"

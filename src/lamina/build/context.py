@@ -22,11 +22,11 @@ from lamina.layer.entry import OVERLAY_XATTRS, Kind, PathEscapes
 from lamina.layer.opened import OpenDirectories
 from lamina.layer.owners import OWNER_XATTRS
 from lamina.layer.root import DirectoryRoot, Ownership
+from lamina.layer.way import Way
 from lamina.runtime.copying import opened
 from lamina.values import dataclass
 
 MAX_DOCUMENT = 16 << 20
-_MAX_HOPS = 40  # path_resolution(7)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _KINDS = {
     stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFLNK: Kind.SYMLINK,
@@ -243,33 +243,19 @@ class Context:
 
         ``..`` and absolute symlinks stay inside, as after a ``chroot``. Raises :class:`TooManyLinks`.
         """
-        places = [""]
-        names = path.split("/")[::-1]
-        hops = 0
-        while names:
-            name = names.pop()
-            if name in ("", "."):
-                continue
-            if name == "..":
-                del places[max(1, len(places) - 1) :]
-                continue
-            here = f"{places[-1]}/{name}" if places[-1] else name
+        way = Way(path)
+        for here in way:
             node = self.look(here)
             if node is None:
                 return None
-            is_last = all(each in ("", ".") for each in names)
-            if node.kind is Kind.SYMLINK and (follow or not is_last):
-                hops += 1
-                if hops > _MAX_HOPS:
+            if node.kind is Kind.SYMLINK and (follow or not way.is_last):
+                if not way.follow(node.linkname):
                     raise TooManyLinks(f"{path}: too many symlinks on the way")
-                if node.linkname.startswith("/"):
-                    del places[1:]
-                names.extend(node.linkname.split("/")[::-1])
                 continue
-            if node.kind is not Kind.DIRECTORY and not is_last:
+            if node.kind is not Kind.DIRECTORY and not way.is_last:
                 return None
-            places.append(here)
-        return places[-1]
+            way.enter(here)
+        return way.place
 
     # -- reading
 

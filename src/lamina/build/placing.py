@@ -17,9 +17,9 @@ from lamina.build.failure import printable
 from lamina.build.mode import Change
 from lamina.errors import Conflict, InvalidInput
 from lamina.layer.entry import NO_XATTRS, OPAQUE_NAME, WHITEOUT_PREFIX, Entry, Kind, ancestors
+from lamina.layer.way import Way
 from lamina.values import dataclass, replace
 
-_MAX_HOPS = 40  # path_resolution(7)
 _DIRECTORY_MODE = 0o755
 _MAX_NAME = 255  # NAME_MAX of Linux' filesystems
 
@@ -240,31 +240,17 @@ def settle(below: Below, path: str) -> str:
 
     Nothing leads out: ``..`` ends at the root. Raises ``InvalidInput`` for a file on the way, or a loop.
     """
-    places = [""]
-    names = path.split("/")[::-1]
-    hops = 0
-    while names:
-        name = names.pop()
-        if name in ("", "."):
-            continue
-        if name == "..":
-            del places[max(1, len(places) - 1):]
-            continue
-        here = joined(places[-1], name)
+    way = Way(path)
+    for here in way:
         there = below.look(here)
-        is_last = not any(each not in ("", ".") for each in names)
         if there is not None and there.kind is Kind.SYMLINK:
-            hops += 1
-            if hops > _MAX_HOPS:
+            if not way.follow(there.linkname):
                 raise InvalidInput(f"{printable(path)}: too many symlinks on the way")
-            if there.linkname.startswith("/"):
-                del places[1:]
-            names.extend(there.linkname.split("/")[::-1])
             continue
-        if there is not None and there.kind is not Kind.DIRECTORY and not is_last:
+        if there is not None and there.kind is not Kind.DIRECTORY and not way.is_last:
             raise CannotReplace(f"/{printable(here)}: not a directory, so nothing can be in it")
-        places.append(here)
-    return places[-1]
+        way.enter(here)
+    return way.place
 
 
 _KINDS = {

@@ -24,12 +24,11 @@ from lamina.errors import Denied
 from lamina.layer.entry import AUFS_PREFIX, WHITEOUT_PREFIX, Entry, InvalidLayer, Kind, ancestors
 from lamina.layer.root import Content, Root, WhiteoutStyle, Write
 from lamina.layer.tarstream import TarReader
+from lamina.layer.way import MAX_HOPS
 from lamina.values import dataclass
 
 _CHUNK = 1 << 20
 _AUFS_LINKS = ".wh..wh.plnk"
-# The kernel's own limit of symlinks in one path (path_resolution(7)).
-MAX_HOPS = 40
 # Names read on the way through symlinks, in one layer: an honest one needs a few for an entry.
 MAX_STEPS = 2_000_000
 _LAYERS_FAULT = frozenset({errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EINVAL})

@@ -14,12 +14,11 @@ from typing import Protocol
 
 from lamina.layer.entry import AUFS_PREFIX, WHITEOUT_PREFIX, InvalidLayer, Kind
 from lamina.layer.index import LayerIndex
+from lamina.layer.way import MAX_HOPS
 from lamina.values import dataclass, field
 
 # A directory that the layer does not list, where an entry's number would stand.
 IMPLIED = -1
-# The kernel's own limit of symlinks in one path (path_resolution(7)).
-MAX_HOPS = 40
 # Parts of paths that one layer may make us walk because of symlinks: so many, and so many more an entry.
 MAX_STEPS = 100_000
 MAX_STEPS_AN_ENTRY = 50

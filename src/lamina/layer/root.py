@@ -259,13 +259,13 @@ class DirectoryRoot:
 
     def kind(self, path: str) -> Kind | None:
         try:
-            return _kind(path, self._status(path))
+            return self.kind_of(path, self._status(path))
         except FileNotFoundError:
             return None
 
     def look(self, path: str) -> Entry:
         status = self._status(path)
-        kind = _kind(path, status)
+        kind = self.kind_of(path, status)
         entry = Entry(
             path, kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns,
             xattrs=self._read_xattrs(path, kind),
@@ -278,6 +278,13 @@ class DirectoryRoot:
         elif kind in (Kind.CHAR, Kind.BLOCK):
             entry.major, entry.minor = os.major(status.st_rdev), os.minor(status.st_rdev)
         return entry if self.keeps_owner else self._as_kept(entry, status)
+
+    def kind_of(self, path: str, status: os.stat_result) -> Kind:
+        """Raises :class:`SocketFound`."""
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+        if kind is None:
+            raise SocketFound(f"{path!r}: a socket, which no layer can hold")
+        return kind
 
     def read_link(self, path: str) -> str:
         parent, name = self._parent(path)
@@ -527,13 +534,6 @@ def _open_regular(name: str, parent: int, path: str) -> BinaryIO:
         os.close(descriptor)
         raise Denied(f"{path!r}: expected a regular file")
     return os.fdopen(descriptor, "rb", buffering=0)
-
-
-def _kind(path: str, status: os.stat_result) -> Kind:
-    kind = _KINDS.get(stat.S_IFMT(status.st_mode))
-    if kind is None:
-        raise SocketFound(f"{path!r}: a socket, which no layer can hold")
-    return kind
 
 
 def _own_xattrs(entry: Entry) -> dict[str, bytes]:

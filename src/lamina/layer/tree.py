@@ -13,7 +13,8 @@ from enum import StrEnum
 
 from lamina.layer.entry import OVERLAY_XATTRS, Entry, Kind, ancestors
 from lamina.layer.index import LayerIndex
-from lamina.layer.placement import IMPLIED, MAX_HOPS, Inode, Placement, place
+from lamina.layer.placement import IMPLIED, Inode, Placement, place
+from lamina.layer.way import Way
 from lamina.values import dataclass, replace
 
 # A record is one number: the layer above these bits, the entry's number in them.
@@ -162,34 +163,20 @@ class Tree:
 
     def resolve(self, path: str, *, follow: bool) -> str | None:
         """The path itself, without a symlink in it, if it exists."""
-        places = [""]
-        names = path.split("/")[::-1]
-        hops = 0
-        while names:
-            name = names.pop()
-            if name in ("", "."):
-                continue
-            if name == "..":
-                del places[max(1, len(places) - 1):]
-                continue
-            here = f"{places[-1]}/{name}" if places[-1] else name
+        way = Way(path)
+        for here in way:
             inode = self.standing(here)
             if inode is None:
                 return None
             kind = self.kind_of(inode)
-            if kind == _SYMLINK and (names or follow):
-                hops += 1
-                if hops > MAX_HOPS:
+            if kind == _SYMLINK and (follow or way.has_more):
+                if not way.follow(self.link_text(inode)):
                     return None
-                text = self.link_text(inode)
-                if text.startswith("/"):
-                    del places[1:]
-                names.extend(text.split("/")[::-1])
                 continue
-            if kind != _DIRECTORY and names:
+            if kind != _DIRECTORY and way.has_more:
                 return None
-            places.append(here)
-        return places[-1]
+            way.enter(here)
+        return way.place
 
     def listdir(self, path: str) -> Iterator[Node]:
         """What is in a directory, by name; ``path`` as :meth:`resolve` gives it."""

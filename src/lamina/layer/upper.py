@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Hashable, Iterator, Mapping
 from enum import StrEnum
 
@@ -27,6 +28,7 @@ from lamina.layer.entry import (
     Kind,
     PathEscapes,
 )
+from lamina.layer.exactly import unsayable
 from lamina.layer.root import DirectoryRoot, ReadableRoot, SocketFound
 from lamina.layer.tarheader import MAX_NAME, encode
 from lamina.values import dataclass, replace
@@ -62,8 +64,13 @@ class Changed:
 
 
 class ContainerRoot(DirectoryRoot):
-    """A container's files, or those below them, without what this machine alone says of them."""
+    """A container's files, or those below them, without what this machine alone says of them.
 
+    ``is_exact``: what no layer can say is told too, as attributes of no namespace, for who makes the same
+    files elsewhere (see ``exactly``).
+    """
+
+    is_exact = False
     _last: tuple[str, os.stat_result] | None = None
 
     def _status(self, path: str) -> os.stat_result:
@@ -83,7 +90,13 @@ class ContainerRoot(DirectoryRoot):
             entry.xattrs = {
                 name: value for name, value in entry.xattrs.items() if not name.startswith(_MACHINE_XATTRS)
             }
+        if self.is_exact:
+            parent, name = self._parent(path) if path else (self.directories.top, ".")
+            entry.xattrs = {**entry.xattrs, **unsayable(parent, name, self._status(path))}
         return entry
+
+    def kind_of(self, path: str, status: os.stat_result) -> Kind:
+        return Kind.FIFO if self.is_exact and stat.S_ISSOCK(status.st_mode) else super().kind_of(path, status)
 
     def is_opaque(self, path: str, namespace: str) -> bool:
         """Whether overlayfs hides all that is below a directory."""
