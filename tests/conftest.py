@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import pwd
 import shutil
@@ -34,6 +35,19 @@ for _name in list(os.environ):
         continue
     if _name.startswith(_FOREIGN) or _name.lower() in _FOREIGN_NAMES:
         del os.environ[_name]
+
+
+# Longer values have names of their own: as they are, some are 60 MB, and every process keeps all names.
+_LONGEST_NAME = 60
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """A short name for a long value: how it begins, its length, and a digest that keeps others apart from it."""
+    if not isinstance(val, str | bytes) or len(val) <= _LONGEST_NAME:
+        return None
+    data = val if isinstance(val, bytes) else val.encode("utf-8", "surrogatepass")
+    begin = ascii(val[:20])[1:-1] if isinstance(val, str) else repr(val[:20])[2:-1]
+    return f"{begin}… ({len(val)}, {hashlib.sha256(data).hexdigest()[:8]})"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
