@@ -62,3 +62,13 @@ def test_imports_look_down(path: Path) -> None:
     assert room in FLOORS, f"{room} is a new room: give it a line in FLOORS"
     upwards = imports(path) - FLOORS[room] - {room}
     assert not upwards, f"{room} must not import {sorted(upwards)}"
+
+
+def test_who_does_the_work_does_not_know_the_facade() -> None:
+    """An engine is its verbs, verbs call modules, and those know the core: no circle but through it."""
+    for path in sorted((SOURCE / "engine").rglob("*.py")):
+        if path.name == "engine.py" or path.parent.name == "verbs":
+            continue
+        text = path.read_text()
+        assert "lamina.engine.engine" not in text, path
+        assert "lamina.engine.verbs" not in text, path

@@ -7,7 +7,9 @@ from typing import Any
 
 from tests.cli.fakes import Command, digest, value
 
+from lamina.content.collect import Finding
 from lamina.engine.settings import DROP
+from lamina.values import replace
 
 
 def blob(letter: str, size: int = 1500, repository: str = "docker.io/library/redis") -> Any:
@@ -82,9 +84,32 @@ def test_check_says_who_has_them(command: Command) -> None:
     assert done.err.splitlines()[1] == (
         "4 blobs (40B) dropped here; r.test/c, r.test/d and 2 more have what is missing.")
     assert done.asked[0] == ("check", (), {"repair": False, "online": True})
-    gone = value(subject=digest("a"), problem="was dropped here, and nobody serves it", repaired=False)
+    gone = value(subject=digest("a"), problem="was dropped here, and nobody serves it", repaired=False, is_decided=True)
     done = command("check", "--online", check=lambda **_: iter((gone,)), dropped_blobs=(REDIS,))
-    assert "redis had what is missing" in done.err.splitlines()[-1]
+    assert "redis had what is missing." in done.err.splitlines()[-1]
+    assert done.code == 1
+
+
+def test_a_registry_that_cannot_be_asked_is_no_damage(command: Command) -> None:
+    silent = Finding(subject="r.test/app", problem="cannot be asked for a blob: no answer", is_decided=False)
+    done = command("check", "--online", check=lambda **_: iter((silent,)), dropped_blobs=(REDIS,))
+    assert done.code == 125
+    assert done.lines == ["r.test/app: cannot be asked for a blob: no answer"]
+    assert done.err.splitlines() == [
+        "Everything that is here is whole; a registry could not be asked, which is worth another try later.",
+        "1 blob (1.5kB) dropped here; docker.io/library/redis had what is missing.",
+    ]
+    damaged = Finding(subject=digest("a"), problem="damaged")
+    done = command("check", "--online", check=lambda **_: iter((damaged, silent)), dropped_blobs=())
+    assert done.code == 1
+    assert "--repair" in done.err
+    assert "could not be asked" in done.err
+    repaired = replace(damaged, repaired=True)
+    done = command("check", "--online", check=lambda **_: iter((repaired, silent)), dropped_blobs=())
+    assert done.code == 125
+    assert command("check", "--online", "--format", "json", check=lambda **_: iter((silent,)),
+                   dropped_blobs=()).lines == [
+        '{"Subject":"r.test/app","Problem":"cannot be asked for a blob: no answer","Repaired":false,"Decided":false}']
 
 
 def test_df_has_a_line_and_a_column(command: Command) -> None:

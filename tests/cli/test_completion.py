@@ -65,7 +65,7 @@ def test_values(command: Command) -> None:
     assert words(command, "storage", "bench", "--drivers", "overlay2,vfs,") == [
         f"overlay2,vfs,{name}" for name in ORDER if name not in ("overlay2", "vfs")]
     assert words(command, "run", "--storage-opt", "") == ["size="]
-    assert words(command, "--storage-opt", "") == []
+    assert words(command, "create", "--storage-opt", "s") == ["size="]
     assert words(command, "save", "-o", "") == [":files"]
     assert words(command, "waste", "--kind", "m") == ["metadata", "moved", "marker"]
     assert words(command, "load", "-i", "x") == [":files"]
@@ -76,6 +76,36 @@ def test_values(command: Command) -> None:
     assert words(command, "help", "sys") == ["system df"]
     assert words(command, "help", "storage", "") == ["ls", "migrate", "bench"]
     assert words(command, "help", "pull", "") == []
+
+
+def test_options_of_drivers_before_and_after_the_verb(command: Command) -> None:
+    found = words(command, "--storage-opt", "")
+    assert {"overlay2.size=", "btrfs.min_space=", "zfs.fsname=", "dm.basesize="} <= set(found)
+    assert len(found) == len(set(found))
+    assert words(command, "--storage-opt", "zfs.") == ["zfs.fsname="]
+    assert words(command, "storage", "migrate", "--storage-opt", "b") == ["btrfs.min_space="]
+    assert words(command, "--storage-opt", "zfs.fsname=t") == []
+
+
+def test_values_behind_an_equals_sign(command: Command) -> None:
+    assert words(command, "storage", "migrate", "--to=b") == ["--to=btrfs"]
+    assert words(command, "storage", "migrate", "--to=") == [f"--to={name}" for name in ORDER]
+    assert words(command, "--storage-driver=z") == ["--storage-driver=zfs"]
+    assert words(command, "rm", "--storage-driver=z") == ["--storage-driver=zfs"]
+    assert words(command, "--storage-opt=zfs.") == ["--storage-opt=zfs.fsname="]
+    assert words(command, "run", "--storage-opt=") == ["--storage-opt=size="]
+    assert words(command, "storage", "bench", "--drivers=zfs,v") == ["--drivers=zfs,vfs"]
+    assert words(command, "pull", "--platform=linux/arm") == ["--platform=linux/arm64", "--platform=linux/arm/v7"]
+    assert words(command, "--root=/t") == [":files"]
+    assert words(command, "save", "--output=x") == [":files"]
+
+
+@pytest.mark.parametrize("line", [
+    ("--quiet=",), ("--nonsense=",), ("zz", "--to="), ("storage", "--to="), ("storage", "migrate", "--dry-run="),
+    ("rm", "--nonsense="), ("squash", "--to=b"),
+])
+def test_nothing_behind_the_equals_sign_of_what_takes_no_value(command: Command, line: tuple[str, ...]) -> None:
+    assert words(command, *line) == []
 
 
 def test_images(with_names: Command) -> None:
@@ -183,13 +213,25 @@ def test_an_unknown_shell(command: Command) -> None:
     ("lamina inspect comp", ["got:inspect comp:", "redis:7", "completion"]),
     ("lamina inspect ", ["got:inspect :", "redis:7", "completion", "lamina"]),
     ("lamina diff a:1 redis:", ["got:diff a:1 redis::", "7"]),
+    ("lamina --root=comp", ["got:--root=comp:", "completion", "redis:7"]),
 ])
 def test_bash_completes(command: Command, tmp_path: Path, line: str, replies: list[str]) -> None:
     """The real script in a real bash, with a stand-in for the command."""
+    says = 'shift\nprintf "%s\\tabout it\\n" "got:$*:" redis:7\necho :files'
+    assert sorted(completed(command, tmp_path, line, says)) == sorted(replies)
+
+
+@pytest.mark.parametrize("line", ["lamina storage migrate --to=", "lamina storage migrate --to=b"])
+def test_bash_keeps_what_stands_before_an_equals_sign(command: Command, tmp_path: Path, line: str) -> None:
+    assert completed(command, tmp_path, line, 'printf "%s\\n" --to=btrfs --to=b:2') == ["btrfs", "b:2"]
+
+
+def completed(command: Command, tmp_path: Path, line: str, says: str) -> list[str]:
+    """Bash's replies, with a stand-in for the command that is a script."""
     script = tmp_path / "completion"
     script.write_text(command("completion", "bash").out)
     stand_in = tmp_path / "lamina"
-    stand_in.write_text('#!/bin/sh\nshift\nprintf "%s\\tabout it\\n" "got:$*:" redis:7\necho :files\n')
+    stand_in.write_text(f"#!/bin/sh\n{says}\n")
     stand_in.chmod(0o755)
     bash = shutil.which("bash")
     assert bash is not None
@@ -198,4 +240,4 @@ def test_bash_completes(command: Command, tmp_path: Path, line: str, replies: li
         '_lamina; printf "%s\\n" "${COMPREPLY[@]}"'
     )
     done = subprocess.run([bash, "--norc", "-c", asked], capture_output=True, text=True, check=True)
-    assert sorted(done.stdout.splitlines()) == sorted(replies)
+    return done.stdout.splitlines()

@@ -10,7 +10,8 @@ from tests.cli.fakes import Command
 
 from lamina.engine.drivers import DriverRow
 from lamina.engine.migrating import Migration, StateInUse
-from lamina.engine.storagebench import Benched, BenchRow, NoRoom
+from lamina.engine.room import NoRoom, Room
+from lamina.engine.storagebench import Benched, BenchRow
 from lamina.events import Action, Event
 from lamina.snapshot.probing import Candidate
 
@@ -43,7 +44,8 @@ def test_ls_as_json_is_exact(command: Command) -> None:
 def migration(**fields: Any) -> Migration:
     return Migration(**{
         "target": "vfs", "sources": ("overlay2",), "images": ("app:1",), "layers": 2, "layer_size": 3_000_000,
-        "containers": ("a", "b"), "container_size": 4000, "freed": 5_000_000, **fields,
+        "containers": ("a", "b"), "container_size": 4000, "freed": 5_000_000,
+        "rooms": (Room(place="/x", needed=6_000_000, free=5_000_000),), **fields,
     })
 
 
@@ -64,6 +66,7 @@ def test_a_dry_run_speaks_of_what_would_be(command: Command) -> None:
     result = command("storage", "migrate", "--dry-run", "--to", "vfs", migrate_storage=found)
     assert result.lines[1:] == [
         "  1 image with 2 layers (3MB) would be unpacked anew", "  1 container (4kB) would be moved: a",
+        "  /x would take about 6MB, and has 5MB",
     ]
     assert result.asked[0][2] == {"is_dry_run": True}
 
@@ -85,7 +88,7 @@ def test_migrate_as_json(command: Command) -> None:
     assert json.loads(result.out) == {
         "Target": "vfs", "Sources": ["overlay2"], "Images": ["app:1"], "Layers": 2, "LayerSize": 3_000_000,
         "Containers": ["a", "b"], "ContainerSize": 4000, "Freed": 5_000_000, "Remaining": [], "Notes": [],
-        "DryRun": False,
+        "DryRun": False, "Room": [{"Place": "/x", "Needed": 6_000_000, "Free": 5_000_000}],
     }
 
 

@@ -145,7 +145,8 @@ def test_check_that_repaired_everything(command: Command) -> None:
 
 def test_check_as_json(command: Command) -> None:
     result = command("check", "--format", "json", check=iter((FINDING,)))
-    assert json.loads(result.out) == {"Subject": digest("a"), "Problem": "2 bytes are missing\x1b", "Repaired": False}
+    assert json.loads(result.out) == {"Subject": digest("a"), "Problem": "2 bytes are missing\x1b", "Repaired": False,
+                                      "Decided": True}
 
 
 def test_check_that_could_not_decide_is_125(command: Command) -> None:

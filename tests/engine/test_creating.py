@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from lamina.engine import creating
+from lamina.engine import creating, transfer
+from lamina.engine.core import Core
 from lamina.engine.creating import check_options, execution_of
 from lamina.engine.engine import Engine
 from lamina.engine.lookup import ImageNotFound
@@ -173,12 +174,13 @@ def test_when_an_image_is_pulled(
 ) -> None:
     pulled = []
 
-    def fake_pull(_engine: Engine, wanted: str, *, platform: Platform | None = None) -> None:
+    def fake_pull(_engine: Core, wanted: str, *, platform: Platform | None, all_tags: bool) -> None:
+        assert not all_tags
         pulled.append((wanted, platform))
         if wanted == "gone:1":
             image.tag("app:1", "gone:1")
 
-    monkeypatch.setattr(Engine, "pull", fake_pull)
+    monkeypatch.setattr(transfer, "pull", fake_pull)
     wanted = None if platform is None else Platform.parse(platform)
     image.create(name, pull=pull, platform=wanted)
     assert pulled == [(name, wanted)] * pulls

@@ -17,7 +17,8 @@ from lamina.content.dropped import DroppedBlob
 from lamina.content.lease import Lease
 from lamina.engine.dropping import DropResult
 from lamina.engine.engine import Engine
-from lamina.engine.refetching import NoLongerServed, OriginRefuses, OriginUnreachable, RefetchingStore
+from lamina.engine.origins import NoLongerServed, OriginRefuses, OriginUnreachable
+from lamina.engine.refetching import RefetchingStore
 from lamina.engine.settings import DROP
 from lamina.errors import IntegrityError
 from lamina.events import Action, Event

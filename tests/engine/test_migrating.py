@@ -12,7 +12,7 @@ import pytest
 
 from lamina.content.lease import Lease
 from lamina.content.state import State
-from lamina.engine import housekeeping
+from lamina.engine import checking
 from lamina.engine.drivers import chosen, listing
 from lamina.engine.engine import Engine
 from lamina.engine.migrating import StateInUse, _alone, migrate
@@ -96,6 +96,14 @@ def test_a_better_driver_is_pointed_at_where_nobody_asked(tmp_path: Path) -> Non
         assert chosen(engine).notes[-1].startswith(f"{best} would be chosen if nothing were here")
 
 
+def test_a_better_driver_is_not_pointed_at_after_a_deliberate_choice(tmp_path: Path) -> None:
+    with opened(tmp_path) as engine:
+        migrate(engine, "vfs")
+    with opened(tmp_path) as engine:
+        assert (chosen(engine).name, chosen(engine).notes) == ("vfs", ())
+        assert engine.info()["DriverNotes"] == []
+
+
 def test_drivers_in_info_say_whether_they_are_in_use(engine: Engine) -> None:
     found = engine.info()
     assert [each["Name"] for each in found["DriverCandidates"] if each["InUse"]] == [found["Driver"]]
@@ -121,6 +129,9 @@ def test_a_driver_that_nobody_has(engine: Engine) -> None:
     with pytest.raises(DriverUnavailable, match="storage driver floppy: no such driver"):
         migrate(engine, "floppy")
     assert engine.driver.name == "vfs"
+    for act in (migrate, lambda engine, name: bench(engine, [name])):
+        with pytest.raises(DriverUnavailable, match=r"no such driver.*; did you mean overlay2\?"):
+            act(engine, "overlya2")
 
 
 def test_a_driver_that_does_not_work_says_why(engine: Engine) -> None:
@@ -262,7 +273,7 @@ def test_a_container_that_moves_to_another_driver_meanwhile_misses_nothing(
         looks.append(driver.name)
         return len(looks) > 1 and has_layer(driver, container)
 
-    monkeypatch.setattr(housekeeping, "has_layer", look)
+    monkeypatch.setattr(checking, "has_layer", look)
     assert findings(engine) == []
     assert ContainerTable(engine.store.state).ids() == {one.id}
     assert looks == ["vfs", "vfs"]

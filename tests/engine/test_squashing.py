@@ -23,6 +23,7 @@ from lamina.engine.bases import NotABase
 from lamina.engine.engine import Engine
 from lamina.engine.lookup import ImageNotFound
 from lamina.engine.merging import NoSuchLayer, SquashOptions
+from lamina.engine.removed import discard
 from lamina.engine.squashing import Squashed
 from lamina.errors import InvalidInput, LaminaError
 from lamina.image import Image, PlatformNotFound
@@ -633,7 +634,7 @@ def test_what_another_process_takes_back_meanwhile_stays(
 
     def commit_and_meet(self: LocalIngest, *arguments: Any) -> Descriptor:
         made = commit(self, *arguments)
-        other.discard([made.digest], [])
+        discard(other, [made.digest], [])
         return made
 
     monkeypatch.setattr(LocalIngest, "commit", commit_and_meet)

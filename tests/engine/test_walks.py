@@ -15,11 +15,12 @@ import pytest
 from tests.engine.conftest import Registry
 
 from lamina.content.lease import Lease, live_content
-from lamina.engine import housekeeping
+from lamina.engine import housekeeping, leftovers
 from lamina.engine.engine import Engine
-from lamina.engine.housekeeping import ImageInUse, Removal
+from lamina.engine.housekeeping import ImageInUse
 from lamina.engine.landing import unpack_present
 from lamina.engine.lookup import ImageNotFound
+from lamina.engine.removed import Removal
 from lamina.engine.serving import BlobInUse, StoreProvider
 from lamina.errors import InvalidInput, NotFound
 from lamina.events import Action, Event
@@ -325,9 +326,9 @@ def test_prune_leaves_an_ingest_that_somebody_goes_on_with(
     with pytest.raises(ConnectionError), engine.store.begin(wanted) as ingest:
         ingest.write(BASE.blob[:9])
         raise ConnectionError
-    found = housekeeping._dead_ingests(engine)
+    found = leftovers._dead_ingests(engine)
     assert len(found) == 1
-    monkeypatch.setattr(housekeeping, "_dead_ingests", lambda _engine: found)
+    monkeypatch.setattr(leftovers, "_dead_ingests", lambda _engine: found)
     with engine.store.begin(wanted) as ingest:
         assert engine.prune(all_images=False).removed == ()
         ingest.write(BASE.blob[9:])

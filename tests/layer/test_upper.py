@@ -127,6 +127,17 @@ def test_a_copied_file_lost_its_links_below(trees: Trees) -> None:
     assert trees.lines() == ["C a"]
 
 
+def test_names_outside_of_the_tree_below_are_nobodys_business(trees: Trees, tmp_path: Path) -> None:
+    """A layer's directory for another stack shares its files' inodes."""
+    trees.below("d/a", b"1")
+    trees.below("d/b", b"1")
+    for name in ("a", "b"):
+        os.link(trees.lower / "d" / name, tmp_path / name)
+    trees.above("d/a", b"1")
+    trees.above("d/b", b"2")
+    assert trees.lines() == ["C d", "C d/b"]
+
+
 def test_links_are_made_to_the_first_name(trees: Trees) -> None:
     trees.above("a", b"1")
     trees.above("d")

@@ -42,6 +42,7 @@ WAYS = [
     ("root", "overlay2", "vfs"), ("root", "vfs", "overlay2"), ("root", "overlay2", "erofs"),
     ("root", "erofs", "overlay2"), ("root", "vfs", "erofs"), ("root", "erofs", "vfs"),
     ("ranges", "overlay2", "vfs"), ("ranges", "vfs", "overlay2"), ("single", "overlay2", "vfs"),
+    ("ranges", "overlay2", "fuse-overlayfs"), ("ranges", "fuse-overlayfs", "vfs"),
 ]
 
 
@@ -76,7 +77,10 @@ def test_a_life_goes_on(way: tuple[Place, Place], layout: Path) -> None:
     dry = json.loads(new.say("storage", "migrate", "--to", new.driver, "--dry-run", "--format", "json"))
     assert (dry["Containers"], dry["Images"], dry["Sources"]) == (["one", "idle"], ["base:1"], [old.driver])
     done = json.loads(new.say("-q", "storage", "migrate", "--to", new.driver, "--format", "json"))
-    assert done == {**dry, "DryRun": False, "Freed": done["Freed"]}
+    assert done == {**dry, "DryRun": False, "Freed": done["Freed"], "Room": done["Room"]}
+    (room,) = dry["Room"]
+    assert room["Place"] == str(new.root)
+    assert 0 < room["Needed"] < room["Free"]
     assert done["Freed"] > 0
     assert new.say("diff", "one") == CHANGES
     new.say("commit", "one", "result:1")
@@ -111,6 +115,24 @@ def test_nothing_of_the_old_driver_takes_space(way: tuple[Place, Place], layout:
     fresh.say("load", "-q", "-i", layout)
     new.say("-q", "storage", "migrate", "--to", new.driver)
     assert abs(disk_use(new.root) - disk_use(fresh.root)) < 300_000
+
+
+@pytest.mark.parametrize("way", [WAYS[6], WAYS[8]], indirect=True, ids="-".join)
+def test_sockets_of_ordinary_users_go_along(way: tuple[Place, Place], layout: Path) -> None:
+    """As a daemon leaves one that was killed."""
+    old, new = way
+    assert old.user is not None
+    old.say("load", "-q", "-i", layout)
+    old.say("create", "--name", "one", "--network", "none", "base:1", "busybox", "test", "-S", "/socket")
+    (upper,) = old.root.glob("snapshots/overlay2/*/upper")
+    os.mknod(upper / "socket", stat.S_IFSOCK | 0o750)
+    os.chown(upper / "socket", old.user.uid, old.user.gid)
+    old.say("start", "-a", "one")
+    new.say("-q", "storage", "migrate", "--to", "vfs")
+    (there,) = new.root.glob("snapshots/vfs/*/tree/socket")
+    status = there.lstat()
+    assert (stat.filemode(status.st_mode), status.st_uid, status.st_gid) == ("srwxr-x---", old.user.uid, old.user.gid)
+    new.say("start", "-a", "one")
 
 
 # -- what is in the way
@@ -359,8 +381,9 @@ ACTS = {
 ACT = st.tuples(st.sampled_from(sorted(ACTS)), st.sampled_from(PLACES), st.sampled_from(PLACES), st.integers(0, 63))
 
 
-def opened(root: Path, driver: str) -> Engine:
-    return Engine.open(settings=Settings.load({}, flags={"data-root": str(root), "storage-driver": driver}))
+def opened(root: Path, driver: str, *options: str) -> Engine:
+    flags = {"data-root": str(root), "storage-driver": driver, "storage-opts": list(options)}
+    return Engine.open(settings=Settings.load({}, flags=flags))
 
 
 @contextmanager

@@ -124,6 +124,17 @@ def test_layers_in_their_order(kernel: str, place: Path, tmp_path: Path, count: 
             (path / "new").touch()
 
 
+@pytest.mark.parametrize(("option", "shown"), [
+    ("noatime", {"noatime"}), ("nodiratime", {"nodiratime", "relatime"}), ("relatime", {"relatime"}), ("strictatime", set()),
+])
+def test_when_reading_is_noted(kernel: str, place: Path, option: str, shown: set[str]) -> None:
+    """A filesystem does not know these: they are the mount's."""
+    with mounted([Mount(type="tmpfs", source="tmpfs", options=("nodev", option))], place) as path:
+        (line,) = [each for each in mounts() if each.target == str(path)]
+        assert "nodev" in line.options
+        assert {each for each in line.options if each.endswith("atime")} == shown
+
+
 def test_writing(kernel: str, place: Path, tmp_path: Path) -> None:
     for name in ("upper, odd", "work"):
         (tmp_path / name).mkdir()

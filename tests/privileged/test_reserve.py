@@ -60,12 +60,55 @@ def reserve_of(place: Place) -> int:
 def test_it_is_there_where_there_is_plenty(tmp_path: Path) -> None:
     State(tmp_path / "state.sqlite").close()
     assert (tmp_path / "reserve").stat().st_blocks * 512 >= 2 << 20
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", tmp_path], check=True)
+
+
+@pytest.mark.parametrize(("size", "expected"), [("100m", 2 << 20), ("40m", 1 << 20), ("5m", 128 << 10), ("3m", 0)])
+def test_it_is_small_where_there_is_little(tmp_path: Path, size: str, expected: int) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", tmp_path], check=True)
     try:
         State(tmp_path / "state.sqlite").close()
-        assert os.listdir(tmp_path) == ["state.sqlite"]
+        reserve = tmp_path / "reserve"
+        assert (reserve.stat().st_blocks * 512 if reserve.exists() else 0) == expected
+        subprocess.run(["mount", "-o", "remount,size=100m", tmp_path], check=True)
+        State(tmp_path / "state.sqlite").close()
+        assert reserve.stat().st_blocks * 512 == 2 << 20
     finally:
         unmount(tmp_path, lazily=True)
+
+
+@pytest.fixture(params=[(40, 1024), (40, 4096), (24, 1024), (24, 4096)], ids=lambda found: f"{found[0]}M-{found[1]}")
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """One that never had 64 MiB free."""
+    size, block = request.param
+    image, mounted = tmp_path / "image", tmp_path / "disk"
+    mounted.mkdir()
+    with image.open("wb") as stream:
+        stream.truncate(size << 20)
+    subprocess.run(["mkfs.ext4", "-qF", "-b", str(block), image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, mounted], check=True)
+    yield mounted
+    unmount(mounted, lazily=True)
+
+
+def test_a_small_disk_is_emptied_too(small_disk: Path) -> None:
+    with based(small_disk / "root", "embedded") as place:
+        place.say("create", "--name", "one", "--network", "none", "base:1", "true")
+        place.say("create", "--name", "two", "--network", "none", "base:1", "true")
+        assert reserve_of(place) >= 256 << 10
+        fill(small_disk)
+        assert os.statvfs(small_disk).f_bavail == 0
+        place.say("rm", "one")
+        fill(small_disk)
+        place.say("container", "prune", "-f")
+        fill(small_disk)
+        place.say("rmi", "base:1")
+        status = os.statvfs(small_disk)
+        assert status.f_bfree * status.f_frsize > 4 << 20
+        fill(small_disk)
+        place.say("system", "prune", "-f")
+        assert place.say("images", "-q") == ""
+        (small_disk / "filler").unlink()
+        assert place.run("check").stderr == "Everything is whole.\n"
 
 
 def test_a_full_disk_locks_nobody_out(disk: Path) -> None:

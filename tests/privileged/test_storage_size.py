@@ -23,6 +23,7 @@ from tests.privileged.uml import REPOSITORY, Guest
 
 from lamina.errors import InvalidInput
 from lamina.layer.entry import Entry
+from lamina.runtime.seccomp import default_profile
 from lamina.snapshot import projectquota
 from lamina.snapshot.drivers import find_driver, read_options
 from lamina.snapshot.hands import Hands
@@ -87,12 +88,13 @@ def test_ordinary_users_are_told(ordinary_user: OrdinaryUser) -> None:
 
 
 def test_the_default_is_refused_where_it_cannot_be(tmp_path: Path) -> None:
-    options = read_options(["overlay.size=1g"])
+    options = read_options(["overlay.size=1g", "erofs.size=1g"])
     reasons = {each.name: each.reason for each in probe(tmp_path, options)}
-    assert reasons["overlay2"].startswith("its option size takes project quotas: /")
     hands = Hands(current_identity())
-    with pytest.raises(InvalidInput, match=r"storage option overlay2\.size: expected a size"):
-        find_driver("overlay2").reason_against(tmp_path, hands, {"size": "much"})
+    for name in ("overlay2", "erofs"):
+        assert reasons[name].startswith("its option size takes project quotas: /")
+        with pytest.raises(InvalidInput, match=rf"storage option {name}\.size: expected a size"):
+            find_driver(name).reason_against(tmp_path, hands, {"size": "much"})
 
 
 # -- no way out
@@ -151,6 +153,47 @@ def test_a_container_cannot_leave_its_project(on_xfs: Place, runtime: str, is_bo
             assert {projectquota._project(path) for path in (upper, upper / "d")} == {77_777_777}
         else:
             assert set(said) == {"0"}
+    finally:
+        place.say("rm", "-f", "one")
+
+
+# Whoever wrote these looked at what ioctl(2) is asked for, and was not thinking of projects.
+HOSTILE = {
+    "but for one": {"index": 1, "op": "SCMP_CMP_NE", "value": 0x5412},
+    "what is no terminal's": {"index": 1, "op": "SCMP_CMP_MASKED_EQ", "value": 0x20000000, "valueTwo": 0},
+    "of any file": {"index": 0, "op": "SCMP_CMP_GE", "value": 0},
+}
+
+
+@pytest.mark.parametrize("runtime", ["embedded", "runc"])
+@pytest.mark.parametrize("kind", [*HOSTILE, "unconfined", "empty"])
+def test_nor_with_a_profile_of_its_own(on_xfs: Place, tmp_path: Path, runtime: str, kind: str) -> None:
+    place = Place(on_xfs.root, None, "overlay2", runtime)
+    profile = tmp_path / "profile"
+    if kind in HOSTILE:
+        everything = default_profile(("CAP_SYS_ADMIN",), "amd64")["syscalls"][0]["names"]
+        profile.write_text(json.dumps({
+            "defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"], "syscalls": [
+                {"names": [name for name in everything if name != "ioctl"] + ["socket"], "action": "SCMP_ACT_ALLOW"},
+                {"names": ["ioctl"], "action": "SCMP_ACT_ALLOW", "args": [HOSTILE[kind]]},
+            ],
+        }))
+    elif kind == "empty":
+        profile.write_text("{}")
+    option = f"seccomp={'unconfined' if kind == 'unconfined' else profile}"
+    tries = "; ".join(f"chattr {way} >/tmp/said 2>&1; echo $? $(cat /tmp/said)" for way in WAYS_OUT)
+    place.say("create", "--name", "one", "--network", "none", "--security-opt", option, "base:1", "sh", "-c",
+              f"mkdir /d; echo x >/f; {tries}; touch /over")
+    (upper,) = place.root.glob("snapshots/overlay2/*/upper")
+    for part in (upper, upper.parent / "work"):
+        projectquota._give(part, 77_777_777)
+    try:
+        place.say("start", "-a", "one")
+        assert (upper / "over").exists()
+        said = place.say("logs", "one").splitlines()
+        assert len(said) == len(WAYS_OUT)
+        assert all(line.startswith("1 ") and "not permitted" in line for line in said), said
+        assert {projectquota._project(path) for path in (upper, upper / "d")} == {77_777_777}
     finally:
         place.say("rm", "-f", "one")
 

@@ -37,7 +37,7 @@ def test_sizes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"basesize": "large"}, "dm.basesize: expected a size such as 10G, got 'large'"),
+    ({"basesize": "large"}, "dm.basesize: expected a size such as 512m or 10G, got 'large'"),
     ({"basesize": "0"}, "dm.basesize: expected a size"),
     ({"fs": "btrfs"}, "dm.fs=btrfs: expected one of ext4, xfs"),
     ({"min_free_space": "100%"}, "dm.min_free_space: expected a percentage below 100"),

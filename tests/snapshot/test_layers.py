@@ -12,7 +12,8 @@ import pytest
 from lamina.layer.compress import Compression
 from lamina.layer.entry import Entry
 from lamina.oci.digest import Digest
-from lamina.snapshot.layers import DiffIDMismatch, FileRange, LayerNotFound, LayerStore, Wanted
+from lamina.snapshot.layerfiles import FileRange
+from lamina.snapshot.layers import DiffIDMismatch, LayerNotFound, LayerStore, Wanted
 from lamina.snapshot.receive import receive_layer
 from lamina.snapshot.snapshotter import Form, Reception
 from lamina.testing.images import compressed, directory, file, hardlink, opaque, symlink, tar_of, whiteout

@@ -88,6 +88,34 @@ def test_unknown_drivers_are_named(tmp_path: Path, state: State) -> None:
     assert not (tmp_path / "snapshots" / "driver.json").exists()
 
 
+@pytest.mark.parametrize(("word", "advice"), [
+    ("overlya2", "did you mean overlay2?"), ("Overlay3", "did you mean overlay2?"), ("brtfs", "did you mean btrfs?"),
+    ("device-mapper", "did you mean devicemapper?"), ("fuse-overlay", "did you mean fuse-overlayfs?"),
+])
+def test_a_driver_that_was_misspelled(tmp_path: Path, state: State, word: str, advice: str) -> None:
+    with pytest.raises(DriverUnavailable) as found:
+        chosen(tmp_path, state, word)
+    assert str(found.value).endswith(f"; {advice}")
+
+
+def test_a_driver_of_others_is_suggested_too(tmp_path: Path, state: State, picky: None) -> None:
+    with pytest.raises(DriverUnavailable, match=r"; did you mean odd\?"):
+        chosen(tmp_path, state, "oddd")
+
+
+def test_whether_somebody_named_it_is_remembered(tmp_path: Path, state: State) -> None:
+    def is_wanted() -> bool:
+        return bool(json.loads((tmp_path / "snapshots" / "driver.json").read_text())["wanted"])
+
+    chosen(tmp_path, state)
+    assert not is_wanted()
+    (tmp_path / "snapshots" / "driver.json").unlink()
+    chosen(tmp_path, state, "vfs")
+    assert is_wanted()
+    chosen(tmp_path, state)
+    assert is_wanted()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"driver": "vfs"}'])
 def test_a_damaged_choice_is_made_again(tmp_path: Path, state: State, text: str) -> None:
     (tmp_path / "snapshots" / "driver.json").write_text(text)
@@ -213,6 +241,16 @@ def test_an_empty_option_is_forgotten(tmp_path: Path, state: State, picky: None)
 def test_a_refused_option_is_a_reason_in_plain_words(tmp_path: Path, state: State, picky: None) -> None:
     (found,) = (each for each in probe(tmp_path, read_options(["odd.size=2"])) if each.name == "odd")
     assert (found.is_usable, found.reason) == (False, "odd.size: expected 1")
+
+
+@pytest.mark.parametrize(("text", "advice"), [
+    ("btrfs.min_spce=1g", "has min_space; did you mean min_space?"), ("zfs.fsnam=tank", "has fsname; did you mean fsname?"),
+    ("dm.basesise=1g", "; did you mean basesize?"),
+])
+def test_an_option_that_was_misspelled(text: str, advice: str) -> None:
+    with pytest.raises(InvalidInput) as found:
+        read_options([text])
+    assert str(found.value).endswith(advice)
 
 
 @pytest.mark.parametrize("text", ["size=1", "overlay2.nonsense=1", "vfs", "vfs.=1", "=", "vfs.size"])

@@ -128,10 +128,10 @@ def counted(blobs: Sequence[DroppedBlob]) -> str:
     return f"1 blob ({size})" if len(blobs) == 1 else f"{len(blobs)} blobs ({size})"
 
 
-def told(blobs: Sequence[DroppedBlob], *, is_asked: bool = False) -> str:
+def told(blobs: Sequence[DroppedBlob], *, is_asked: bool = False, has_hint: bool = True) -> str:
     """What was dropped, and who has it or had it, in one sentence; empty if nothing was.
 
-    ``is_asked``: they have all just said that they still have it.
+    ``is_asked``: they have all just said that they still have it. Else ``has_hint`` says how to ask them.
     """
     if not blobs:
         return ""
@@ -139,5 +139,6 @@ def told(blobs: Sequence[DroppedBlob], *, is_asked: bool = False) -> str:
     others = len(repositories) - 2
     there = " and ".join(repositories) if others <= 0 else f"{', '.join(repositories[:2])} and {others} more"
     has = "has" if len(repositories) == 1 else "have"
-    verb, hint = (has, "") if is_asked else ("had", " (--online asks whether that is still so)")
+    hint = " (--online asks whether that is still so)" if has_hint and not is_asked else ""
+    verb = has if is_asked else "had"
     return f"{counted(blobs)} dropped here; {visible(there)} {verb} what is missing{hint}."

@@ -208,7 +208,7 @@ def _platforms(arguments: Arguments) -> list[Platform]:
     if any(parts):
         if arguments.platform:
             raise UsageError("--platform and --arch, --os or --variant: only one way to say it")
-        from lamina.engine.engine import host_platform
+        from lamina.engine.core import host_platform
 
         host = host_platform()
         texts = ["/".join(filter(None, (parts[0] or host.os, parts[1] or host.architecture, parts[2])))]

@@ -25,11 +25,11 @@ FILES = ":files"
 _BASH = """\
 # lamina completion for bash: put  source <(lamina completion bash)  into ~/.bashrc
 _lamina() {
-    local IFS=$'\\n' line="${COMP_LINE:0:COMP_POINT}" current cut=""
+    local IFS=$'\\n' line="${COMP_LINE:0:COMP_POINT}" current option="" breaks="" cut=""
     local -a asked
-    # Bash splits words at colons; names hold colons, so the line is split anew, at blanks.
+    # Bash splits words at colons and equals signs; names hold them, so the line is split anew, at blanks.
     if declare -F _get_comp_words_by_ref >/dev/null; then
-        _get_comp_words_by_ref -n : cur words cword
+        _get_comp_words_by_ref -n := cur words cword
         asked=("${words[@]:1:cword}")
     else
         IFS=$' \\t' read -r -a asked <<<"$line"
@@ -37,19 +37,25 @@ _lamina() {
         asked=("${asked[@]:1}")
     fi
     current="${asked[${#asked[@]}-1]}"
+    [[ "$current" == --*=* ]] && option="${current%%=*}="
     COMPREPLY=()
     while read -r line; do
         if [ "$line" = ":files" ]; then
-            COMPREPLY+=($(compgen -f -- "$current"))
+            COMPREPLY+=($(compgen -P "$option" -f -- "${current#"$option"}"))
         else
             COMPREPLY+=("${line%%$'\\t'*}")
         fi
     done < <(lamina __complete "${asked[@]}" 2>/dev/null)
-    # What stands before the last colon stays on the line, and must not come twice.
-    if [[ "$COMP_WORDBREAKS" == *:* ]]; then
-        cut="${current%"${current##*:}"}"
+    # What stands before the last of these stays on the line, and must not come twice.
+    [[ "$COMP_WORDBREAKS" == *:* ]] && breaks+=":"
+    [[ "$COMP_WORDBREAKS" == *=* ]] && breaks+="="
+    if [ -n "$breaks" ]; then
+        cut="${current%"${current##*[$breaks]}"}"
         COMPREPLY=("${COMPREPLY[@]#"$cut"}")
     fi
+    # A value is still to come.
+    [[ ${#COMPREPLY[@]} == 1 && "${COMPREPLY[0]}" == *= ]] && compopt -o nospace 2>/dev/null
+    return 0
 }
 complete -o nosort -F _lamina lamina
 """
@@ -57,17 +63,25 @@ _ZSH = """\
 #compdef lamina
 # lamina completion for zsh: put  source <(lamina completion zsh)  into ~/.zshrc
 _lamina() {
-    local line
-    local -a found
+    local line takes_files=""
+    local -a found begun
     for line in "${(@f)$(lamina __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}"; do
         if [[ "$line" == ":files" ]]; then
-            _files
+            takes_files=yes
+        elif [[ "${line%%$'\\t'*}" == *= ]]; then
+            begun+=("${line//:/\\\\:}")
         elif [[ -n "$line" ]]; then
             # A colon divides word and meaning, so those in a word are escaped.
             found+=("${${line%%$'\\t'*}//:/\\\\:}${${(M)line%$'\\t'*}/$'\\t'/:}")
         fi
     done
     (( ${#found} )) && _describe lamina found
+    # A value is still to come: no blank.
+    (( ${#begun} )) && _describe lamina begun -S ''
+    if [[ -n "$takes_files" ]]; then
+        compset -P 1 '--*='
+        _files
+    fi
 }
 compdef _lamina lamina
 """
@@ -75,9 +89,12 @@ _FISH = """\
 # lamina completion for fish: put  lamina completion fish | source  into ~/.config/fish/config.fish
 function __lamina_complete
     set -l asked (commandline -opc) (commandline -ct)
+    set -l option (string match -r -- '^--[^=]*=' $asked[-1])
     for line in (lamina __complete $asked[2..] 2>/dev/null)
         if test "$line" = ":files"
-            __fish_complete_path (commandline -ct)
+            for path in (__fish_complete_path (string replace -r -- '^--[^=]*=' '' $asked[-1]))
+                echo "$option$path"
+            end
         else
             echo $line
         end
@@ -154,6 +171,11 @@ COMPLETE = Verb(_complete, usage="WORDS", about="", examples=(), command="all")
 def candidates(words: Sequence[str], session: Session) -> Iterator[str]:
     """What may stand for the last word, each with a description behind a tab where there is one."""
     *before, current = list(words) or [""]
+    option, equals, value = current.partition("=")
+    if equals and option.startswith("--"):
+        for word in _values_after(before, option, value, session):
+            yield word if word == FILES else f"{option}={word}"
+        return
     globals_before, rest = split_globals(before)
     _adopt_root(globals_before, session)
     if rest:
@@ -165,6 +187,24 @@ def candidates(words: Sequence[str], session: Session) -> Iterator[str]:
     else:
         firsts = {name.split(" ")[0]: verbs.entry(name)[2] for name in verbs.names()}
         yield from _matching({**firsts, **verbs.GROUPS}.items(), current)
+
+
+def _values_after(
+    before: Sequence[str], option: str, value: str, session: Session
+) -> Iterator[str]:
+    """For ``--option=`` what would come in a word of its own, if the option takes a value."""
+    globals_before, rest = split_globals([*before, option])
+    name, count = verbs.find(rest)
+    if rest and (not name or _valued(VerbParser(name, verbs.load(name)), rest[count:]) is None):
+        return
+    if rest or _awaits_value(globals_before):
+        yield from candidates([*before, option, value], session)
+
+
+def _valued(parser: VerbParser, words: Sequence[str]) -> argparse.Action | None:
+    """The option that the last word is, if it takes a value."""
+    action = parser._option_string_actions.get(words[-1]) if words else None  # noqa: SLF001
+    return action if action is not None and action.nargs != 0 else None
 
 
 def _adopt_root(words: Sequence[str], session: Session) -> None:
@@ -183,14 +223,15 @@ def _within_verb(rest: Sequence[str], current: str, session: Session) -> Iterato
         return
     parser = VerbParser(name, verbs.load(name))
     previous = rest[-1] if len(rest) > count else ""
-    action = parser._option_string_actions.get(previous)  # noqa: SLF001
-    if action is not None and action.nargs != 0:
-        choices = action.choices or _OWN_CHOICES.get(action.dest) or ()
-        yield from _matching(((str(choice), "") for choice in choices), current)
+    action = _valued(parser, rest[count:])
+    if action is not None:
+        own = _OWN_CHOICES.get(action.dest, ())
+        yield from _matching(((str(choice), "") for choice in action.choices or own), current)
         if action.dest in _DRIVERS_OF:
             yield from _drivers(current)
         names = action.option_strings
-        yield from _values_of(names[-1] if names[-1] == "--file" else previous, current, session)
+        if not own:
+            yield from _values_of(names[-1] if names[-1] == "--file" else previous, current, session)
     elif current.startswith("-"):
         yield from _options(parser._actions, current)  # noqa: SLF001
     elif name == "help" and previous:
@@ -251,6 +292,10 @@ def _values_of(option: str, current: str, session: Session) -> Iterator[str]:
         yield FILES
     if option == "--storage-driver":
         yield from _drivers(current)
+    if option == "--storage-opt":
+        from lamina.snapshot.drivers import option_names
+
+        yield from _matching(((f"{name}=", "") for name in option_names()), current)
     if option in _NAMES_OF_OPTIONS:
         yield from _matching(((name, "") for name in _NAMES_OF_OPTIONS[option](session)), current)
     yield from _matching(((value, "") for value in _CHOICES.get(option, ())), current)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lamina.cli.arguments import Arguments, VerbParser
     from lamina.cli.listing import Row
     from lamina.cli.session import Session
-    from lamina.engine.housekeeping import ImageUsage, UsageRow
+    from lamina.engine.diskusage import ImageUsage, UsageRow
 
 _DIGITS = 4  # docker's
 _USAGE = Listing({

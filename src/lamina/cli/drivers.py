@@ -93,6 +93,9 @@ def _document(done: Migration) -> dict[str, object]:
         "Target": done.target, "Sources": list(done.sources), "Images": list(done.images),
         "Layers": done.layers, "LayerSize": done.layer_size, "Containers": list(done.containers),
         "ContainerSize": done.container_size, "Freed": done.freed, "Remaining": list(done.remaining),
+        "Room": [
+            {"Place": room.place, "Needed": room.needed, "Free": room.free} for room in done.rooms
+        ],
         "Notes": list(done.notes), "DryRun": done.is_dry_run,
     }
 
@@ -107,6 +110,11 @@ def _print(done: Migration, session: Session) -> None:
         session.print(f"From {', '.join(map(visible, done.sources))} to {visible(done.target)}:")
         session.print(f"  {_images(done, would)}")
         session.print(f"  {_containers(done, would)}")
+    for room in done.rooms if done.is_dry_run else ():
+        session.print(
+            f"  {visible(room.place)} would take about {human_size(room.needed, _DIGITS)}, "
+            f"and has {human_size(room.free, _DIGITS)}"
+        )
     if done.freed:
         session.print(f"Total reclaimed space: {human_size(done.freed, _DIGITS)}")
     for note in (*done.notes, *done.remaining):
@@ -145,7 +153,8 @@ STORAGE_MIGRATE = Verb(
 Moves everything to another storage driver: images become mountable by it, stopped containers keep every file
 that they wrote, and what the old driver took is freed. Each container is moved as a whole or not at all; a
 migration that was interrupted is finished by running it again. Nothing may run, or be mounted, meanwhile.
---storage-opt gives the driver's options.""",
+What surely does not fit on the disk is refused; --dry-run shows what it would take. --storage-opt gives the
+driver's options.""",
     arguments=_migrate_arguments,
     examples=(
         "lamina storage migrate --to overlay2 --dry-run",

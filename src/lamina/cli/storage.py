@@ -16,9 +16,11 @@ from lamina.cli.verbs import Verb
 if TYPE_CHECKING:
     from lamina.cli.arguments import Arguments, VerbParser
     from lamina.cli.session import Session
+    from lamina.content.collect import Finding
     from lamina.engine.engine import Engine
 
 DF_DIGITS = 4  # docker's
+_UNDECIDED = 125
 
 
 # -- prune
@@ -124,31 +126,40 @@ def _check_arguments(parser: VerbParser) -> None:
 
 
 def _check(arguments: Arguments, session: Session) -> int:
-    """1 for a finding that is still there, 0 for a store that is whole (now)."""
+    """0 for a store that is whole (now). 1 for what is wrong goes before 125 for what could not be asked."""
     session.is_quiet = session.is_quiet or arguments.quiet
-    count = remaining = 0
+    count = remaining = open_questions = 0
     with shown(session, session.stderr) as report, session.engine(report) as engine:
         for finding in engine.check(repair=arguments.repair, online=arguments.online):
-            count += 1
-            remaining += not finding.repaired
-            for text in _finding(finding.subject, finding.problem, finding.repaired, arguments.format):
+            count += finding.is_decided
+            remaining += finding.is_decided and not finding.repaired
+            open_questions += not finding.is_decided
+            for text in _finding(finding, arguments.format):
                 session.print(text)
         dropped = engine.dropped_blobs()
     if not arguments.format:
-        session.note(_verdict(count, remaining))
+        session.note(_verdict(count, remaining, open_questions))
         if dropped:
-            session.note(told(dropped, is_asked=arguments.online and not count))
-    return 1 if remaining else 0
+            is_known = arguments.online and not count and not open_questions
+            session.note(told(dropped, is_asked=is_known, has_hint=not arguments.online))
+    if remaining:
+        return 1
+    return _UNDECIDED if open_questions else 0
 
 
-def _finding(subject: str, problem: str, is_repaired: bool, form: str) -> Iterator[str]:
+def _finding(finding: Finding, form: str) -> Iterator[str]:
     if form:
-        yield json_text({"Subject": subject, "Problem": problem, "Repaired": is_repaired})
+        yield json_text({"Subject": finding.subject, "Problem": finding.problem,
+                         "Repaired": finding.repaired, "Decided": finding.is_decided})
     else:
-        yield visible(f"{subject}: {problem}{' (repaired)' if is_repaired else ''}")
+        yield visible(f"{finding.subject}: {finding.problem}{' (repaired)' if finding.repaired else ''}")
 
 
-def _verdict(count: int, remaining: int) -> str:
+def _verdict(count: int, remaining: int, open_questions: int) -> str:
+    if open_questions:
+        rest = _verdict(count, remaining, 0).rstrip(".") if count else "Everything that is here is whole"
+        who = "a registry" if open_questions == 1 else f"registries for {open_questions} repositories"
+        return f"{rest}; {who} could not be asked, which is worth another try later."
     if not count:
         return "Everything is whole."
     found = f"{count} finding{'' if count == 1 else 's'}"
@@ -164,8 +175,8 @@ CHECK = Verb(
     about="""\
 Reads every stored byte and compares it with its digest; follows every image to its layers. A layer whose
 blob was dropped is made again and compared; repairing it fetches the blob. Exit code 0 when all is whole,
-1 when something is wrong, 125 when that could not be decided.""",
+1 when something is wrong, 125 when that could not be decided, as when a registry cannot be asked.""",
     arguments=_check_arguments,
     examples=("lamina check", "lamina check --repair && lamina pull redis:7"),
-    trouble=125,
+    trouble=_UNDECIDED,
 )

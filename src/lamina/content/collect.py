@@ -24,11 +24,15 @@ GRACE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """Something that ``check`` noticed. ``repaired`` says that it was put right on the way."""
+    """Something that ``check`` noticed. ``repaired`` says that it was put right on the way.
+
+    Without ``is_decided`` it is only what keeps us from knowing: nothing is wrong as far as we can tell.
+    """
 
     subject: str
     problem: str
     repaired: bool = False
+    is_decided: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from lamina.content.store import (
     VerifyingReader,
     read_all,
 )
-from lamina.errors import InvalidInput, Unsupported
+from lamina.errors import InvalidInput, LaminaError, Unsupported
 from lamina.events import Action, Event, Report, silent
 from lamina.oci.descriptor import GRAPH_NODES, Descriptor
 from lamina.oci.digest import Digest
@@ -60,6 +60,15 @@ class Landing(Protocol):
     def begin(self, expected: Descriptor) -> LocalIngest | None: ...
 
     def arrived(self, wanted: Descriptor) -> Arrival: ...
+
+
+@runtime_checkable
+class SecondThoughts(Protocol):
+    """A source that has content from several places."""
+
+    def doubts(self, wanted: Descriptor) -> int:
+        """Grows when what it gave may have been wrong, and it would give it otherwise the next time."""
+        ...
 
 
 def everything(_parent: Descriptor, children: Sequence[Descriptor]) -> Iterable[Descriptor]:
@@ -203,6 +212,18 @@ class _Mover:
         return True
 
     def _move(self, leaf: Descriptor) -> None:
+        doubts = self._doubts(leaf)
+        try:
+            self._move_once(leaf)
+        except LaminaError:
+            if self._doubts(leaf) == doubts:
+                raise
+            self._move(leaf)
+
+    def _doubts(self, leaf: Descriptor) -> int:
+        return self._source.doubts(leaf) if isinstance(self._source, SecondThoughts) else 0
+
+    def _move_once(self, leaf: Descriptor) -> None:
         if self._is_cancelled.is_set():
             raise CopyCancelled
         if isinstance(self._target, Landing):

@@ -17,10 +17,16 @@ from lamina.oci.digest import Digest
 
 
 class Lease:
-    """Belongs to this process; ends with ``close``, or with the process. A power cut may take it."""
+    """Belongs to this process; ends with ``close``, or with the process. A power cut may take it.
+
+    Where nothing can be written it holds nothing: there nothing goes.
+    """
 
     def __init__(self, state: State, purpose: str) -> None:
         self._state = state
+        self.id: int | None = None
+        if state.is_read_only:
+            return
         pid = os.getpid()
         with state.transaction(is_durable=False) as connection:
             cursor = connection.execute(
@@ -30,12 +36,16 @@ class Lease:
         self.id = cursor.lastrowid
 
     def hold(self, content: Iterable[Digest]) -> None:
+        if self.id is None:
+            return
         with self._state.transaction(is_durable=False) as connection:
             connection.executemany(
                 "INSERT OR IGNORE INTO leased VALUES (?, ?)", [(self.id, digest) for digest in content]
             )
 
     def close(self) -> None:
+        if self.id is None:
+            return
         with self._state.transaction(is_durable=False) as connection:
             connection.execute("DELETE FROM leases WHERE id = ?", (self.id,))
 
@@ -53,6 +63,8 @@ def live_content(state: State, *, apart_from: Lease | None = None) -> set[Digest
 
 def leased_content(state: State, *, apart_from: Lease | None = None) -> set[Digest]:
     """What living processes hold. Leases of dead ones are removed on the way."""
+    if state.is_read_only:  # nor does anything go by it
+        return set()
     boot = boot_id()
     held: set[Digest] = set()
     with state.transaction() as connection:

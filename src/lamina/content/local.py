@@ -69,6 +69,11 @@ class LocalStore:
     def close(self) -> None:
         self.state.close()
 
+    @property
+    def scratch(self) -> Path | None:
+        """Where nameless files are made; ``None``, the system's own place, where nothing is written here."""
+        return None if self.state.is_read_only else self._ingests
+
     # -- content
 
     def blob_path(self, digest: Digest) -> Path:

@@ -1,7 +1,8 @@
 """Room kept for a full disk: without it, what would free some could not even open the state.
 
 SQLite needs a few blocks of its own before it reads or deletes anything (its log and the log's index). So a
-file of zeros lies beside it as long as there is plenty, and gives its blocks up when there is nothing else.
+file of zeros lies beside it as long as that takes little of what is free, and gives its blocks up when there
+is nothing else.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import Path
 # For the log of removing a few things; a long log is brought back into the file before it is this long.
 _SIZE = 2 << 20
 _LEAST = 128 << 10
-_PLENTY = 64 << 20
+# Of what is free when it is made, and of the whole disk when it is made again.
+_SHARE, _LARGEST_SHARE = 32, 16
 _NAME = "reserve"
 
 
@@ -23,22 +25,48 @@ def free_bytes(directory: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def keep(directory: Path, *, least: int = _PLENTY) -> None:
-    """Makes it if it is not there and ``least`` bytes are free. Where it cannot be had, nothing happens."""
+def keep(directory: Path) -> None:
+    """Makes it, or makes it larger where there is more room now. Where it cannot be had, nothing happens."""
     with contextlib.suppress(OSError):
-        if not (directory / _NAME).exists() and free_bytes(directory) >= least:
-            _make(directory / _NAME, _SIZE)
+        known = _size(directory / _NAME)
+        if known < _SIZE and (size := _step(free_bytes(directory) // _SHARE)) > known:
+            _make(directory / _NAME, size) if not known else _extend(directory / _NAME, size)
 
 
 def take_back(directory: Path) -> None:
     """For the next command: what this one has freed or not used, if others have left some of it."""
+    with contextlib.suppress(OSError):
+        status = os.statvfs(directory)
+        size = _step(status.f_blocks * status.f_frsize // _LARGEST_SHARE)
+        while size >= _LEAST:
+            with contextlib.suppress(OSError):
+                _make(directory / _NAME, size)
+                _commit(directory)
+                return
+            size //= 2
+
+
+def _step(bound: int) -> int:
+    """The largest size that is used and not over a bound; 0 where even the least is."""
     size = _SIZE
-    while size >= _LEAST:
-        with contextlib.suppress(OSError):
-            _make(directory / _NAME, size)
-            _commit(directory)
-            return
+    while size > bound:
         size //= 2
+    return size if size >= _LEAST else 0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _extend(path: Path, size: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
 
 
 def _make(path: Path, size: int) -> None:

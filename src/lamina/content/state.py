@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lamina.content import reserve
-from lamina.errors import Unavailable, Unsupported
+from lamina.errors import Denied, Unavailable, Unsupported
 
 SCHEMA_VERSION = 4
 LOCK_SECONDS = 30.0
@@ -135,9 +135,30 @@ class LockTimeout(Unavailable):
     pass
 
 
+class NotWritable(Denied):
+    """Of a state directory that can only be read."""
+
+
+class NeedsRecovery(Unavailable):
+    pass
+
+
 def _is_crowded(directory: Path) -> bool:
     """Not much room left, by what everybody may use: what ext4 keeps back, nobody can count on."""
     return reserve.free_bytes(directory) < _ROOM
+
+
+def _is_writable(path: Path) -> bool:
+    """Whether SQLite can do what it wants: it makes files beside its own, and removes them."""
+    return os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
+
+
+def _hindrance(directory: Path) -> str:
+    if os.statvfs(directory).f_flag & os.ST_RDONLY:
+        advice = "the filesystem is read-only; make it writable, or choose another place with --root"
+    else:
+        advice = "not writable for this user; run as its owner, or choose a place of your own with --root"
+    return f"{directory}: {advice}"
 
 
 def _insist_room(directory: Path) -> None:
@@ -151,7 +172,10 @@ def _insist_room(directory: Path) -> None:
 
 
 class State:
-    """One connection, shared by the threads of a process: statements are serialised by a lock."""
+    """One connection, shared by the threads of a process: statements are serialised by a lock.
+
+    Where nothing can be written, what is there can be read (``is_read_only``).
+    """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
@@ -160,6 +184,7 @@ class State:
         self._connection: sqlite3.Connection | None = None
         self._is_on_reserve = False
         self._is_durable = True
+        self.is_read_only = not _is_writable(path)
         self._open()
 
     @property
@@ -181,6 +206,9 @@ class State:
                 self._connection = None
 
     def _open(self) -> sqlite3.Connection:
+        if self.is_read_only:
+            self._connection = self._open_to_read()
+            return self._connection
         directory = self._path.parent
         if _is_crowded(directory) and reserve.give_up(directory):
             self._is_on_reserve = True
@@ -203,6 +231,37 @@ class State:
             reserve.keep(directory)
         return connection
 
+    def _open_to_read(self) -> sqlite3.Connection:
+        """SQLite wants to make the index of its log even to read, unless it is told that nobody writes.
+
+        That is as good as true where there is no log. Where there is one it holds what was done last, and
+        is read by means of the index that must lie beside it (sqlite.org/wal.html, "Read-Only Databases").
+        """
+        log = self._path.with_name(f"{self._path.name}-wal")
+        has_log = log.exists() and log.stat().st_size > 0
+        options = "mode=ro" if has_log else "mode=ro&immutable=1"
+        connection = sqlite3.connect(
+            f"{self._path.absolute().as_uri()}?{options}", uri=True, timeout=LOCK_SECONDS,
+            isolation_level=None, check_same_thread=False,
+        )
+        try:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+        except sqlite3.OperationalError as error:
+            connection.close()
+            if not has_log:
+                raise
+            raise NeedsRecovery(
+                f"{self._path}: its log must be brought into it first, and nothing can be written here "
+                f"({error}); run any command once where that is possible"
+            ) from None
+        if version != SCHEMA_VERSION:
+            connection.close()
+            raise Unsupported(
+                f"{self._path}: has schema {version}; this lamina knows {SCHEMA_VERSION}, and cannot take it "
+                "over where nothing can be written"
+            )
+        return connection
+
     @contextmanager
     def transaction(self, *, is_durable: bool = True) -> Iterator[sqlite3.Connection]:
         """All or nothing, with the write lock from the start; nests (the outermost one commits).
@@ -210,8 +269,11 @@ class State:
         One that is not durable may be lost in a power cut, with all after it that are not, and the file is
         whole all the same (sqlite.org/wal.html): for what means nothing then.
 
-        Raises :class:`LockTimeout` when another process kept the file locked for too long.
+        Raises :class:`LockTimeout` when another process kept the file locked for too long, and
+        :class:`NotWritable`.
         """
+        if self.is_read_only:
+            raise NotWritable(_hindrance(self._path.parent))
         with self._lock:
             if self._depth == 0:
                 self._begin(is_durable=is_durable)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from lamina.engine.drivers import chosen
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 
-def info(engine: Engine) -> dict[str, Any]:
+def info(engine: Core) -> dict[str, Any]:
     from lamina.runtime.runtime import candidates
     from lamina.runtime.weaknesses import weaknesses
 
@@ -31,7 +31,7 @@ def info(engine: Engine) -> dict[str, Any]:
              "InUse": found.name == driver.name}
             for found in driver.candidates
         ],
-        "DroppedBlobs": len(engine.dropped_blobs()),
+        "DroppedBlobs": len(engine.store.dropped_blobs()),
         "Runtime": _runtime(engine),
         "RuntimeCandidates": [
             {"Name": found.name, "Usable": found.is_usable, "Reason": found.reason,
@@ -78,7 +78,7 @@ def _network_programs() -> list[dict[str, Any]]:
     ]
 
 
-def _user_namespaces(engine: Engine) -> dict[str, Any]:
+def _user_namespaces(engine: Core) -> dict[str, Any]:
     """What an ordinary user's containers need; root is told of the settings that forbid them."""
     from lamina.engine.starting import namespace_hindrance, no_namespaces
 
@@ -87,7 +87,7 @@ def _user_namespaces(engine: Engine) -> dict[str, Any]:
     return {"Allowed": not reason, "Reason": reason}
 
 
-def _runtime(engine: Engine) -> str:
+def _runtime(engine: Core) -> str:
     """What containers get that ask for none; where that is not installed, what was set."""
     from lamina.runtime.runtime import RuntimeUnavailable, choose_runtime
 

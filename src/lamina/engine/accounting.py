@@ -18,17 +18,17 @@ from lamina.layer.entry import normalise
 from lamina.oci.descriptor import Platform
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.layer.tree import Tree
 
 
-def waste(engine: Engine, name: str, *, platform: Platform | None = None) -> Waste:
+def waste(engine: Core, name: str, *, platform: Platform | None = None) -> Waste:
     with _side(engine, name, platform) as side:
         return find_waste(side.image, side.tree, side.open_data)
 
 
 def diff(
-    engine: Engine, before: str, after: str, path: str, *, times: bool, platform: Platform | None = None
+    engine: Core, before: str, after: str, path: str, *, times: bool, platform: Platform | None = None
 ) -> Comparison:
     with ExitStack() as stack:
         sides = [stack.enter_context(_side(engine, name, platform)) for name in (before, after)]
@@ -37,7 +37,7 @@ def diff(
 
 
 def du(
-    engine: Engine, name: str, path: str, by: str, *, depth: int, platform: Platform | None = None
+    engine: Core, name: str, path: str, by: str, *, depth: int, platform: Platform | None = None
 ) -> tuple[Portion, ...]:
     if by not in tuple(By):
         raise InvalidInput(f"{by}: expected one of {', '.join(By)}")
@@ -47,7 +47,7 @@ def du(
 
 
 @contextmanager
-def _side(engine: Engine, name: str, platform: Platform | None) -> Iterator[Side]:
+def _side(engine: Core, name: str, platform: Platform | None) -> Iterator[Side]:
     with borrowed(engine, name, platform) as record:
         image = images.load_record(engine, record)
         tree = open_tree(engine, image)

@@ -18,6 +18,7 @@ from lamina.engine.changes import apply_changes
 from lamina.engine.landing import hold_all, land
 from lamina.engine.lookup import find_image
 from lamina.engine.refetching import RefetchingStore, insist_served
+from lamina.engine.removed import discard
 from lamina.errors import InvalidInput
 from lamina.layer.compress import inflate, layer_media_type
 from lamina.layer.entry import Entry, Kind
@@ -30,13 +31,13 @@ from lamina.oci.reference import InvalidReference, Reference
 
 if TYPE_CHECKING:
     from lamina.content.ingest import LocalIngest
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.layer.tree import Tree
 
 FORMS = ("docker-archive", "oci-archive")
 
 
-def save(engine: Engine, names: Sequence[str], out: BinaryIO, form: str) -> None:
+def save(engine: Core, names: Sequence[str], out: BinaryIO, form: str) -> None:
     """Everything is looked up before the first byte is written, so that a typo makes no half archive.
 
     Nor does a registry that a dropped blob must come from, and that has it no more.
@@ -52,13 +53,13 @@ def save(engine: Engine, names: Sequence[str], out: BinaryIO, form: str) -> None
             hold_all(engine.store, record.descriptor, lease)
         roots = {digest: saved_root(engine, record) for digest, (record, _given) in chosen.items()}
         insist_served(engine, roots.values())
-        source, writer = RefetchingStore(engine), ArchiveWriter(out, form)
+        source, writer = RefetchingStore(engine, is_final=True), ArchiveWriter(out, form)
         for digest, (_record, given) in chosen.items():
             writer.add(source, roots[digest], tuple(dict.fromkeys(given)))
         writer.finish()
 
 
-def _meant(engine: Engine, name: str) -> list[tuple[ImageRecord, list[str]]]:
+def _meant(engine: Core, name: str) -> list[tuple[ImageRecord, list[str]]]:
     """Images, and the names that go into the archive with them, as docker has it.
 
     Of an ID none; of a bare repository every tag that is here.
@@ -84,14 +85,14 @@ def _is_tag_of(text: str, repository: Reference) -> bool:
     return found.name == repository.name and bool(found.tag)
 
 
-def saved_root(engine: Engine, record: ImageRecord) -> Descriptor:
+def saved_root(engine: Core, record: ImageRecord) -> Descriptor:
     """The one manifest that stands for the image, as docker saves it: archives know no absent platforms."""
     if record.descriptor.media_type not in INDEXES:
         return record.descriptor
     return images.load_record(engine, record).manifest.descriptor
 
 
-def load(engine: Engine, source: BinaryIO | Path, platform: Platform | None) -> tuple[str, ...]:
+def load(engine: Core, source: BinaryIO | Path, platform: Platform | None) -> tuple[str, ...]:
     loaded: list[str] = []
     with (
         tempfile.TemporaryDirectory(prefix="load-", dir=engine.root / "ingest") as scratch,
@@ -108,7 +109,7 @@ def load(engine: Engine, source: BinaryIO | Path, platform: Platform | None) -> 
 
 
 def import_image(
-    engine: Engine,
+    engine: Core,
     source: BinaryIO,
     name: str | None,
     *,
@@ -127,13 +128,13 @@ def import_image(
             engine, engine.store, manifest.descriptor, names=(reference.canonical,) if reference else ()
         )
     except BaseException:
-        engine.discard(made, ())
+        discard(engine, made, ())
         raise
     return landed.record.config
 
 
 def _make_image(
-    engine: Engine, source: BinaryIO, execution: dict[str, Any], message: str, platform: Platform | None,
+    engine: Core, source: BinaryIO, execution: dict[str, Any], message: str, platform: Platform | None,
     created: str | None, made: list[Digest],
 ) -> Manifest:
     """Layer, config and manifest in the store; what was put there is noted in ``made`` as it happens."""
@@ -151,7 +152,7 @@ def _make_image(
     return manifest
 
 
-def export(engine: Engine, name: str, out: BinaryIO) -> None:
+def export(engine: Core, name: str, out: BinaryIO) -> None:
     from lamina.engine.explain import open_tree
 
     image = images.load(engine, name)

@@ -17,7 +17,7 @@ from lamina.squashed import BASE_DIGEST, BASE_NAME
 from lamina.values import dataclass
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 
 class NotABase(InvalidInput):
@@ -36,7 +36,7 @@ class Base:
     found: str
 
 
-def stated_base(engine: Engine, image: Image, text: str) -> Base:
+def stated_base(engine: Core, image: Image, text: str) -> Base:
     """The base that somebody names: its config is read wherever it is, its layers are not.
 
     Raises :class:`NotABase` unless the image begins with all of its layers.
@@ -51,7 +51,7 @@ def stated_base(engine: Engine, image: Image, text: str) -> Base:
     return Base(layers=len(base.layers), id=str(base.id), found=f"{text}, as asked")
 
 
-def find_base(engine: Engine, image: Image) -> Base:
+def find_base(engine: Core, image: Image) -> Base:
     """From annotations, else the local image that has most of its lowest layers; else no layer is a base's.
 
     Only what is here is asked: no registry is.
@@ -69,7 +69,7 @@ def find_base(engine: Engine, image: Image) -> Base:
     return Base(layers=0, found="no base image is known here")
 
 
-def kept_base(engine: Engine, image: Image, layers: int) -> Base:
+def kept_base(engine: Core, image: Image, layers: int) -> Base:
     """The lowest ``layers`` of an image, whatever they are; an image that is just them lends its ID."""
     if not layers:
         return Base(layers=0, found="")
@@ -97,14 +97,14 @@ def _canonical(name: str) -> str:
         return ""
 
 
-def _as_base(engine: Engine, image: Image, record: ImageRecord, how: str) -> Base | None:
+def _as_base(engine: Core, image: Image, record: ImageRecord, how: str) -> Base | None:
     diff_ids = _diff_ids(engine, record)
     if not diff_ids or not _begins_with(image.config.diff_ids, diff_ids):
         return None
     return Base(layers=len(diff_ids), id=str(record.config), found=f"{images.shown_name(record)}, {how}")
 
 
-def _diff_ids(engine: Engine, record: ImageRecord) -> tuple[Digest, ...]:
+def _diff_ids(engine: Core, record: ImageRecord) -> tuple[Digest, ...]:
     image = images.load_sound(engine, record)
     return image.config.diff_ids if image is not None else ()  # what is no image is no base either
 

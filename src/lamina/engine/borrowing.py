@@ -22,17 +22,19 @@ from lamina.engine import housekeeping
 from lamina.engine.landing import hold_all, land
 from lamina.engine.locations import Location, Transport, parse_location
 from lamina.engine.lookup import ImageNotFound, find_image
+from lamina.engine.reached import diff_ids_of
+from lamina.engine.removed import discard
 from lamina.image import Image
 from lamina.oci.descriptor import Descriptor, Platform
 from lamina.oci.reference import Reference
 from lamina.values import replace
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 
 @contextmanager
-def borrowed(engine: Engine, text: str, platform: Platform | None = None) -> Iterator[ImageRecord]:
+def borrowed(engine: Core, text: str, platform: Platform | None = None) -> Iterator[ImageRecord]:
     """One platform of an image, all of it in the store until the context ends.
 
     ``text`` is what ``parse_location`` reads. ``images.load_record`` opens the record.
@@ -50,13 +52,13 @@ def borrowed(engine: Engine, text: str, platform: Platform | None = None) -> Ite
 
 @contextmanager
 def landed(
-    engine: Engine, source: Fetcher, root: Descriptor, platform: Platform | None = None
+    engine: Core, source: Fetcher, root: Descriptor, platform: Platform | None = None
 ) -> Iterator[ImageRecord]:
     """An image of another source, in the store until the context ends."""
     was_here = engine.store.catalog.with_digest(root.digest) is not None
     record = land(engine, source, root, names=(), platform=platform, report=engine.report).record
     content = reachable(engine.store, [record.descriptor])
-    layers = housekeeping.diff_ids_of(engine, [record.descriptor])
+    layers = diff_ids_of(engine, [record.descriptor])
     try:
         with Lease(engine.store.state, f"look at {root.digest}") as lease:
             _hold(engine, record, lease)
@@ -64,11 +66,11 @@ def landed(
     finally:
         if not was_here:
             housekeeping.drop_unnamed(engine, record)
-            engine.discard(content, layers)  # where a prune took the record, and left what was leased
+            discard(engine, content, layers)  # where a prune took the record, and left what was leased
 
 
 @contextmanager
-def opened(engine: Engine, location: Location) -> Iterator[tuple[Fetcher, Descriptor]]:
+def opened(engine: Core, location: Location) -> Iterator[tuple[Fetcher, Descriptor]]:
     """Where content comes from, and the root document of the image that is meant there."""
     if location.transport is Transport.STORE:
         yield engine.store, _find(engine, location.name).descriptor
@@ -85,7 +87,7 @@ def opened(engine: Engine, location: Location) -> Iterator[tuple[Fetcher, Descri
             yield archive, _resolve(archive, location.name)
 
 
-def _find(engine: Engine, name: str) -> ImageRecord:
+def _find(engine: Core, name: str) -> ImageRecord:
     """In the store. Whoever forgot that a file needs a prefix, or ``./``, is told."""
     try:
         return find_image(engine.store.catalog, name)
@@ -95,7 +97,7 @@ def _find(engine: Engine, name: str) -> ImageRecord:
         raise
 
 
-def _for_platform(engine: Engine, record: ImageRecord, platform: Platform | None) -> ImageRecord:
+def _for_platform(engine: Core, record: ImageRecord, platform: Platform | None) -> ImageRecord:
     """The record with the manifest for ``platform``, if one was asked for, in the place of the usual one."""
     if platform is None:
         return record
@@ -121,6 +123,6 @@ def _spellings(name: str) -> tuple[str, ...]:
     return reference.familiar, reference.canonical
 
 
-def _hold(engine: Engine, record: ImageRecord, lease: Lease) -> None:
+def _hold(engine: Core, record: ImageRecord, lease: Lease) -> None:
     hold_all(engine.store, record.descriptor, lease)
-    lease.hold(housekeeping.diff_ids_of(engine, [record.descriptor]))
+    lease.hold(diff_ids_of(engine, [record.descriptor]))

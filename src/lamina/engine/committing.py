@@ -14,6 +14,7 @@ from lamina.content.lease import Lease
 from lamina.engine.changes import apply_changes
 from lamina.engine.families import layer_type, media_types
 from lamina.engine.images import load_record
+from lamina.engine.removed import discard
 from lamina.errors import InvalidInput, NotFound, Unsupported
 from lamina.image import Image
 from lamina.layer.compress import Compression, layer_media_type
@@ -30,7 +31,7 @@ from lamina.oci.reference import Reference
 from lamina.values import dataclass, field
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.layer.entry import Entry
     from lamina.layer.tarstream import Writable
     from lamina.runtime.container import Container, ContainerDirectory
@@ -51,7 +52,7 @@ class BaseNotFound(NotFound):
     """The image that a container was made of is no longer here."""
 
 
-def changes(engine: Engine, container: Container, directory: ContainerDirectory) -> list[Change]:
+def changes(engine: Core, container: Container, directory: ContainerDirectory) -> list[Change]:
     """What ``diff`` shows: docker's letters and order. The container may be running."""
     from lamina.snapshot.changes import list_changes
 
@@ -71,7 +72,7 @@ def stubs(directory: ContainerDirectory) -> Mapping[str, str]:
 
 
 def commit(
-    engine: Engine,
+    engine: Core,
     container: Container,
     directory: ContainerDirectory,
     name: str | None,
@@ -111,11 +112,11 @@ def commit(
             return engine.store.record(manifest.descriptor, names=names, manifest=manifest).config
         except BaseException:
             lease.close()
-            engine.discard(work.noted, work.layers)
+            discard(engine, work.noted, work.layers)
             raise
 
 
-def base_of(engine: Engine, container: Container) -> Image:
+def base_of(engine: Core, container: Container) -> Image:
     """The image that a container was made of. Raises :class:`BaseNotFound`."""
     catalog = engine.store.catalog
     known = catalog.with_digest(container.image)
@@ -144,7 +145,7 @@ def _settings(container: Container, base: Image) -> dict[str, Any]:
 class _Commit:
     """``layer`` is ``None`` while nothing changed; all that was put into the store is noted and leased."""
 
-    engine: Engine
+    engine: Core
     base: Image
     lease: Lease
     layer: Descriptor | None = None
@@ -233,7 +234,7 @@ def _is_dockers(layer: Descriptor) -> bool:
 # -- export
 
 
-def export(engine: Engine, container: Container, out: BinaryIO) -> None:
+def export(engine: Core, container: Container, out: BinaryIO) -> None:
     """All that the container sees but for what is mounted in it, as one tar. It may be running.
 
     What it did not touch comes from the image's layers with the owners that they have for it, so that the
@@ -247,7 +248,7 @@ def export(engine: Engine, container: Container, out: BinaryIO) -> None:
     with ExitStack() as stack:
         lease = stack.enter_context(Lease(engine.store.state, f"export {container.name}"))
         lease.hold([*base.config.diff_ids, *(layer.descriptor.digest for layer in base.layers)])
-        scratch = stack.enter_context(tempfile.TemporaryFile(dir=engine.root / "ingest"))
+        scratch = stack.enter_context(tempfile.TemporaryFile(dir=engine.store.scratch))
         top = _write_changes(engine, container, scratch)
         tree = open_tree(engine, base)
         tree.add(top)
@@ -262,7 +263,7 @@ def export(engine: Engine, container: Container, out: BinaryIO) -> None:
         write_union(tree, open_data, out)
 
 
-def _write_changes(engine: Engine, container: Container, scratch: BinaryIO) -> LayerIndex:
+def _write_changes(engine: Core, container: Container, scratch: BinaryIO) -> LayerIndex:
     """The stubs too: docker exports the empty files and directories that something was mounted on."""
     from lamina.snapshot.changes import write_layer
 

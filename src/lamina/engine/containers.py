@@ -28,7 +28,7 @@ from lamina.runtime.records import ContainerTable
 from lamina.values import dataclass, replace
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.runtime.cgroup import Cgroup
 
 
@@ -40,16 +40,16 @@ class Seen:
     state: ContainerState
 
 
-def directory_of(engine: Engine, container: Container) -> ContainerDirectory:
+def directory_of(engine: Core, container: Container) -> ContainerDirectory:
     return ContainerDirectory(engine.root, container.id)
 
 
-def find(engine: Engine, name: str) -> Seen:
+def find(engine: Core, name: str) -> Seen:
     """By name, ID, or the beginning of an ID. Raises ``ContainerNotFound``."""
     return see(engine, ContainerTable(engine.store.state).find(name))
 
 
-def see(engine: Engine, container: Container) -> Seen:
+def see(engine: Core, container: Container) -> Seen:
     directory = directory_of(engine, container)
     state = observe(directory)
     if state.status is Status.RUNNING and (directory.path / PAUSED).exists():
@@ -59,7 +59,7 @@ def see(engine: Engine, container: Container) -> Seen:
     return Seen(container=container, state=state)
 
 
-def everything(engine: Engine) -> Iterator[Seen]:
+def everything(engine: Core) -> Iterator[Seen]:
     """Newest first. Those whose removal at their end nobody was left to do are removed on the way."""
     table = ContainerTable(engine.store.state)
     for container in table.walk():
@@ -68,7 +68,7 @@ def everything(engine: Engine) -> Iterator[Seen]:
             yield seen
 
 
-def settle(engine: Engine, container: Container, state: ContainerState) -> ContainerState:
+def settle(engine: Core, container: Container, state: ContainerState) -> ContainerState:
     """Cleans up after a container whose monitor died: its group, its network; and itself, if it was to go.
 
     Nothing happens if somebody else is at it.
@@ -95,7 +95,7 @@ def settle(engine: Engine, container: Container, state: ContainerState) -> Conta
         os.close(lock)
 
 
-def find_live(engine: Engine, name: str, verb: str) -> Seen:
+def find_live(engine: Core, name: str, verb: str) -> Seen:
     """Raises ``ContainerNotRunning``, which says what ``verb`` had wanted."""
     seen = find(engine, name)
     if not seen.state.is_live or not seen.state.pid:
@@ -133,13 +133,13 @@ def group_of(state: ContainerState, name: str) -> Cgroup:
 # -- changing
 
 
-def rename(engine: Engine, name: str, new_name: str) -> None:
+def rename(engine: Core, name: str, new_name: str) -> None:
     table, chosen = ContainerTable(engine.store.state), check_name(new_name)
     with engine.store.state.transaction():  # limits that somebody changes at this moment stay changed
         table.replace(replace(table.find(name), name=chosen))
 
 
-def update(engine: Engine, name: str, changes: Mapping[str, Any]) -> tuple[str, ...]:
+def update(engine: Core, name: str, changes: Mapping[str, Any]) -> tuple[str, ...]:
     """Other limits, or another restart policy, by names of ``ContainerOptions``; gives notes for the user."""
     from lamina.engine.creating import check_restart
     from lamina.runtime.resources import limits_of
@@ -160,7 +160,7 @@ def update(engine: Engine, name: str, changes: Mapping[str, Any]) -> tuple[str, 
     return notes
 
 
-def _tell_policy(engine: Engine, container: Container) -> None:
+def _tell_policy(engine: Core, container: Container) -> None:
     """To the monitor, which reads no rows. Of several updates the last to come here tells what all left.
 
     In a transaction, so that no other one tells something older afterwards.

@@ -12,7 +12,7 @@ from lamina.layer.entry import Entry
 from lamina.oci.digest import Digest
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.snapshot.layers import LayerStore
 
 _BUFFER = 1 << 18
@@ -28,7 +28,7 @@ class Contents:
     A context manager: it keeps an inflating stream for each layer that only its blob can answer for.
     """
 
-    def __init__(self, engine: Engine, image: Image) -> None:
+    def __init__(self, engine: Core, image: Image) -> None:
         self._store = engine.layers_store
         self._image = image
         self._streams: dict[int, _Forward] = {}

@@ -43,7 +43,7 @@ from lamina.snapshot.namespace import current_identity
 from lamina.values import dataclass
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 # For who starts or stops the container at the same moment.
 _PATIENCE = 5.0
@@ -60,7 +60,7 @@ class Copied:
 
 @contextmanager
 def reached(
-    engine: Engine, container: Container, directory: ContainerDirectory, state: ContainerState,
+    engine: Core, container: Container, directory: ContainerDirectory, state: ContainerState,
     binds: Sequence[Bind] = (),
 ) -> Iterator[Reach]:
     """The container's files, as they are for its processes, or would be: ``binds`` are its volumes.
@@ -87,7 +87,7 @@ def reached(
         yield reach
 
 
-def reached_by_name(engine: Engine, name: str) -> AbstractContextManager[Reach]:
+def reached_by_name(engine: Core, name: str) -> AbstractContextManager[Reach]:
     """Raises ``ContainerNotFound``."""
     container = ContainerTable(engine.store.state).find(name)
     directory = ContainerDirectory(engine.root, container.id)
@@ -95,7 +95,7 @@ def reached_by_name(engine: Engine, name: str) -> AbstractContextManager[Reach]:
 
 
 def copy_from(
-    engine: Engine, name: str, path: str, destination: str | BinaryIO, *, follow: bool, keeps_ids: bool
+    engine: Core, name: str, path: str, destination: str | BinaryIO, *, follow: bool, keeps_ids: bool
 ) -> Copied:
     """To a path of the host's, or as a tar into a stream."""
     with reached_by_name(engine, name) as reach:
@@ -105,7 +105,7 @@ def copy_from(
 
 
 def copy_to(
-    engine: Engine, name: str, source: str | BinaryIO, path: str, *, follow: bool, keeps_ids: bool
+    engine: Core, name: str, source: str | BinaryIO, path: str, *, follow: bool, keeps_ids: bool
 ) -> Copied:
     """From a path of the host's, or from a stream that is a tar, perhaps compressed."""
     with reached_by_name(engine, name) as reach:
@@ -115,19 +115,19 @@ def copy_to(
 
 
 def _stopped(
-    engine: Engine, container: Container, directory: ContainerDirectory, lock: int, binds: Sequence[Bind]
+    engine: Core, container: Container, directory: ContainerDirectory, lock: int, binds: Sequence[Bind]
 ) -> Reach:
     driver = engine.driver_named(container.driver)
     mounts = driver.mounts(container.snapshot)
     return Reach.stopped(directory, mounts, driver.identity, lock=lock, binds=binds)
 
 
-def binds(engine: Engine, container: Container) -> list[Bind]:
+def binds(engine: Core, container: Container) -> list[Bind]:
     """What is mounted in a container when it runs."""
     return binds_of(engine, map(ContainerMount.from_json, container.mounts))
 
 
-def binds_of(engine: Engine, mounts: Iterable[ContainerMount]) -> list[Bind]:
+def binds_of(engine: Core, mounts: Iterable[ContainerMount]) -> list[Bind]:
     """What is mounted in a container when it runs, for :func:`reached`: in mounting order, no tmpfs."""
     from lamina.runtime.volumes import VolumeNotFound, VolumeStore
 

@@ -21,7 +21,7 @@ from lamina.values import dataclass, replace
 
 if TYPE_CHECKING:
     from lamina.content.catalog import ImageRecord
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.image import Image
     from lamina.oci.descriptor import Platform
     from lamina.runtime.volume import ContainerMount
@@ -31,7 +31,7 @@ _SECOND = 1_000_000_000
 
 
 def create(
-    engine: Engine, name: str, options: ContainerOptions, *, container_name: str = "", pull: str = "missing",
+    engine: Core, name: str, options: ContainerOptions, *, container_name: str = "", pull: str = "missing",
     platform: Platform | None = None,
 ) -> Container:
     """A container of the image ``name``, not started. ``pull`` is ``missing``, ``always`` or ``never``.
@@ -169,25 +169,29 @@ def ports_of(options: ContainerOptions, exposed: Mapping[str, Any]) -> tuple[Any
 # -- the image
 
 
-def image_for(engine: Engine, name: str, pull: str, platform: Platform | None) -> ImageRecord:
+def image_for(engine: Core, name: str, pull: str, platform: Platform | None) -> ImageRecord:
     catalog = engine.store.catalog
     if pull == "always":
-        engine.pull(name, platform=platform)
-        return find_image(catalog, name)
+        return _pulled(engine, name, platform)
     try:
         record = find_image(catalog, name)
     except ImageNotFound:
         if pull == "never":
             raise
-        engine.pull(name, platform=platform)
-        return find_image(catalog, name)
+        return _pulled(engine, name, platform)
     if platform is not None and record.platform != str(platform) and pull != "never":
-        engine.pull(name, platform=platform)
-        record = find_image(catalog, name)
+        return _pulled(engine, name, platform)
     return record
 
 
-def _load(engine: Engine, record: ImageRecord, name: str) -> Image:
+def _pulled(engine: Core, name: str, platform: Platform | None) -> ImageRecord:
+    from lamina.engine.transfer import pull
+
+    pull(engine, name, platform=platform, all_tags=False)
+    return find_image(engine.store.catalog, name)
+
+
+def _load(engine: Core, record: ImageRecord, name: str) -> Image:
     """Without a lease, which takes three commits: one that goes meanwhile is missed, now or at the end."""
     try:
         return images.load_record(engine, record)
@@ -196,7 +200,7 @@ def _load(engine: Engine, record: ImageRecord, name: str) -> Image:
         raise
 
 
-def _unpacked(engine: Engine, record: ImageRecord, image: Image) -> str:
+def _unpacked(engine: Core, record: ImageRecord, image: Image) -> str:
     """The committed snapshot of the image, made now if it is not there; empty for an image without layers."""
     if not image.layers:
         return ""
@@ -296,7 +300,7 @@ def _insist_sources(mounts: Sequence[ContainerMount]) -> None:
 
 
 def _mounts(
-    engine: Engine, options: ContainerOptions, execution: Mapping[str, Any]
+    engine: Core, options: ContainerOptions, execution: Mapping[str, Any]
 ) -> tuple[tuple[ContainerMount, ...], _Made]:
     if not (options.volumes or options.mounts or options.tmpfs or options.volumes_from
             or execution.get("Volumes")):
@@ -352,7 +356,7 @@ def _mounts(
     return tuple(settled), made
 
 
-def _discard_volumes(engine: Engine, made: _Made) -> None:
+def _discard_volumes(engine: Core, made: _Made) -> None:
     if made.fresh:
         from lamina.runtime.volumes import VolumeStore
 
@@ -365,7 +369,7 @@ def _discard_volumes(engine: Engine, made: _Made) -> None:
 
 
 def _make(
-    engine: Engine, record: ImageRecord, image_name: str, options: ContainerOptions, name: str, parent: str,
+    engine: Core, record: ImageRecord, image_name: str, options: ContainerOptions, name: str, parent: str,
     execution: Mapping[str, Any], mounts: Sequence[ContainerMount], made: _Made,
 ) -> Container:
     """Snapshot and row appear in one transaction; the directory before it, locked until then.
@@ -428,7 +432,7 @@ def _able(driver: Snapshotter) -> LimitsSize:
     return driver
 
 
-def _insist_image(engine: Engine, record: ImageRecord, name: str) -> None:
+def _insist_image(engine: Core, record: ImageRecord, name: str) -> None:
     """Inside the transaction that adds the container: from then on the image is kept for it."""
     if engine.store.catalog.with_digest(record.descriptor.digest) is None:
         raise ImageNotFound(f"{name}: removed meanwhile")

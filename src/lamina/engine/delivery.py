@@ -14,12 +14,13 @@ from lamina.content.wholefile import whole_file
 from lamina.engine.landing import present, without_foreign
 from lamina.engine.locations import ARCHIVES, Location, Transport
 from lamina.engine.refetching import RefetchingStore
+from lamina.engine.removed import discard
 from lamina.errors import InvalidInput
 from lamina.oci.descriptor import Descriptor
 from lamina.oci.reference import InvalidReference, Reference
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 
 def check_target(location: Location) -> None:
@@ -36,7 +37,7 @@ def check_target(location: Location) -> None:
         raise InvalidInput(f"{location.path}: not a directory; a layout needs one")
 
 
-def deliver(engine: Engine, root: Descriptor, location: Location, *, compression: str = "gzip") -> None:
+def deliver(engine: Core, root: Descriptor, location: Location, *, compression: str = "gzip") -> None:
     """Copies what ``root`` reaches and this store has. A name in the store is the caller's to give.
 
     ``compression`` is for plain layers on their way to a registry. A file appears when it is whole.
@@ -47,7 +48,7 @@ def deliver(engine: Engine, root: Descriptor, location: Location, *, compression
         assert location.path is not None
         with whole_file(location.path) as out:
             writer = ArchiveWriter(out, location.transport.value)
-            writer.add(RefetchingStore(engine), root, _names(location))
+            writer.add(RefetchingStore(engine, is_final=True), root, _names(location))
             writer.finish()
     elif location.transport is Transport.LAYOUT:
         assert location.path is not None
@@ -59,7 +60,7 @@ def deliver(engine: Engine, root: Descriptor, location: Location, *, compression
             layout.tag(location.name, root)
 
 
-def _push(engine: Engine, root: Descriptor, reference: Reference, compression: str) -> None:
+def _push(engine: Core, root: Descriptor, reference: Reference, compression: str) -> None:
     from lamina.content.copy import copy_graph
     from lamina.convert import compress_layers
     from lamina.engine.transfer import as_push, siblings
@@ -76,7 +77,7 @@ def _push(engine: Engine, root: Descriptor, reference: Reference, compression: s
         )
         repository.put_manifest(engine.store.read_document(sent), sent.media_type, reference.tag)
     finally:
-        engine.discard(reachable(engine.store, [sent]) - before, ())  # what was made for the journey
+        discard(engine, reachable(engine.store, [sent]) - before, ())  # what was made for the journey
 
 
 def _names(location: Location) -> tuple[str, ...]:

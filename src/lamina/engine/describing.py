@@ -16,7 +16,7 @@ from lamina.runtime.resources import limits_of
 from lamina.values import dataclass
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.runtime.network.ports import PortMapping
 
 FILTERS = (
@@ -48,7 +48,7 @@ class ContainerSummary:
 
 
 def summaries(
-    engine: Engine, *, shows_all: bool = False, filters: Mapping[str, Sequence[str]] | None = None,
+    engine: Core, *, shows_all: bool = False, filters: Mapping[str, Sequence[str]] | None = None,
     limit: int = 0, has_sizes: bool = False,
 ) -> tuple[ContainerSummary, ...]:
     """Newest first; without ``shows_all`` those that run. ``limit`` takes the newest, whatever they do."""
@@ -62,7 +62,7 @@ def summaries(
     return tuple(_summary(engine, seen, has_size=has_sizes) for seen in chosen)
 
 
-def _summary(engine: Engine, seen: Seen, *, has_size: bool) -> ContainerSummary:
+def _summary(engine: Core, seen: Seen, *, has_size: bool) -> ContainerSummary:
     container, state = seen.container, seen.state
     return ContainerSummary(
         id=container.id, name=container.name, image=shown_image(engine, seen),
@@ -80,7 +80,7 @@ def _command_text(argv: Sequence[str]) -> str:
     return " ".join([*argv[:1], *(f"'{word}'" if " " in word else word for word in argv[1:])])
 
 
-def shown_image(engine: Engine, seen: Seen) -> str:
+def shown_image(engine: Core, seen: Seen) -> str:
     """The name that was asked for, while it still means that image; else the image's ID."""
     record = engine.store.catalog.with_digest(seen.container.image)
     try:
@@ -124,11 +124,11 @@ def _health_of(seen: Seen) -> str:
 # -- filters
 
 
-def _passes(engine: Engine, seen: Seen, filters: Mapping[str, Sequence[str]]) -> bool:
+def _passes(engine: Core, seen: Seen, filters: Mapping[str, Sequence[str]]) -> bool:
     return all(_passes_one(engine, seen, key, values) for key, values in filters.items())
 
 
-def _passes_one(engine: Engine, seen: Seen, key: str, values: Sequence[str]) -> bool:
+def _passes_one(engine: Core, seen: Seen, key: str, values: Sequence[str]) -> bool:
     container, state = seen.container, seen.state
     if key == "label":
         return all(has_label(container.labels, value) for value in values)
@@ -156,7 +156,7 @@ def _passes_one(engine: Engine, seen: Seen, key: str, values: Sequence[str]) -> 
     return any(found(value) for value in values)
 
 
-def _descends(engine: Engine, seen: Seen, name: str) -> bool:
+def _descends(engine: Core, seen: Seen, name: str) -> bool:
     """The image itself, or one that was built on it."""
     from lamina.engine import images
     from lamina.engine.lookup import ImageNotFound, find_image
@@ -184,7 +184,7 @@ def _descends(engine: Engine, seen: Seen, name: str) -> bool:
 # -- inspect
 
 
-def inspect(engine: Engine, name: str) -> dict[str, Any]:
+def inspect(engine: Core, name: str) -> dict[str, Any]:
     seen = containers.find(engine, name)
     container, state = seen.container, seen.state
     directory = containers.directory_of(engine, container).path
@@ -275,7 +275,7 @@ def _host_config(seen: Seen) -> dict[str, Any]:
     }
 
 
-def _mount(engine: Engine, mount: Mapping[str, Any]) -> dict[str, Any]:
+def _mount(engine: Core, mount: Mapping[str, Any]) -> dict[str, Any]:
     found = {
         "Type": mount["kind"], "Source": mount["source"], "Destination": mount["target"], "Mode": "",
         "RW": not mount["is_read_only"],
@@ -347,7 +347,7 @@ class Process:
     command: str
 
 
-def top(engine: Engine, name: str) -> tuple[Process, ...]:
+def top(engine: Core, name: str) -> tuple[Process, ...]:
     seen = containers.find(engine, name)
     if not seen.state.is_live or not seen.state.pid:
         raise ContainerNotRunning(f"{name}: not running")
@@ -454,7 +454,7 @@ class UsageMeter:
         )
 
 
-def usage_meters(engine: Engine, names: Sequence[str]) -> list[UsageMeter]:
+def usage_meters(engine: Core, names: Sequence[str]) -> list[UsageMeter]:
     """Those that run; naming one that does not is an error."""
     if not names:
         return [UsageMeter(seen) for seen in containers.everything(engine) if seen.state.is_live]

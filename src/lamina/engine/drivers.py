@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lamina.events import Action, Event
 from lamina.snapshot.choice import choice_file, read_choice
 from lamina.snapshot.drivers import ORDER, canonical, read_options
-from lamina.snapshot.probing import Candidate, choose, probe
+from lamina.snapshot.probing import Candidate, probe
 from lamina.snapshot.snapshotter import TellsProblems
 from lamina.values import dataclass
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.snapshot.snapshotter import Snapshotter
 
 
@@ -44,19 +43,7 @@ class Chosen:
     notes: tuple[str, ...]
 
 
-def open_chosen(engine: Engine) -> Snapshotter:
-    """The driver that the settings ask for, or that is in use, or the best; the caller closes it."""
-    is_new = read_choice(engine.root) is None
-    driver = choose(
-        engine.root, engine.store.state, engine.layers_store, wanted=engine.settings.storage_driver or None,
-        options=read_options(engine.settings.storage_opts),
-    )
-    if is_new and isinstance(driver, TellsProblems) and driver.caution:
-        engine.report(Event(action=Action.NOTE, subject=driver.name, detail=driver.caution))
-    return driver
-
-
-def chosen(engine: Engine) -> Chosen:
+def chosen(engine: Core) -> Chosen:
     """Which driver new images and containers get. Where nothing was chosen before, this chooses."""
     before = read_choice(engine.root)
     asked = engine.settings.storage_driver
@@ -73,14 +60,15 @@ def chosen(engine: Engine) -> Chosen:
     if isinstance(engine.driver, TellsProblems) and engine.driver.caution:
         notes.append(engine.driver.caution)
     better = _best(candidates)
-    if not asked and better not in ("", name):
+    is_wanted = before is not None and before["wanted"]
+    if not asked and not is_wanted and better not in ("", name):
         notes.append(
             f"{better} would be chosen if nothing were here; `lamina storage migrate --to {better}` moves all"
         )
     return Chosen(name=name, reason=reason, candidates=candidates, notes=tuple(notes))
 
 
-def listing(engine: Engine) -> tuple[DriverRow, ...]:
+def listing(engine: Core) -> tuple[DriverRow, ...]:
     """Every driver that is installed, best first, and those that have something here without being so."""
     found = chosen(engine)
     counts, containers = snapshot_counts(engine), container_counts(engine)
@@ -96,12 +84,12 @@ def listing(engine: Engine) -> tuple[DriverRow, ...]:
     return tuple(rows)
 
 
-def snapshot_counts(engine: Engine) -> dict[str, int]:
+def snapshot_counts(engine: Core) -> dict[str, int]:
     rows = engine.store.state.rows("SELECT driver, COUNT(*) FROM snapshots GROUP BY driver ORDER BY driver")
     return {str(driver): int(str(count)) for driver, count in rows}
 
 
-def container_counts(engine: Engine) -> dict[str, int]:
+def container_counts(engine: Core) -> dict[str, int]:
     from lamina.runtime.records import ContainerTable
 
     counts: dict[str, int] = {}
@@ -123,7 +111,7 @@ def disk_use(driver: Snapshotter) -> int:
     return total + sum(shared.values())
 
 
-def _size(engine: Engine, name: str) -> int | None:
+def _size(engine: Core, name: str) -> int | None:
     from lamina.errors import LaminaError
 
     try:
@@ -135,7 +123,7 @@ def _size(engine: Engine, name: str) -> int | None:
 # -- why, and what does not fit
 
 
-def origin(engine: Engine) -> str:
+def origin(engine: Core) -> str:
     """Who asked for a driver, as people write it: the option, the variable, or the file."""
     return engine.settings.origins.get("storage-driver", "the settings").removeprefix("flag ")
 
@@ -144,7 +132,7 @@ def _best(candidates: Sequence[Candidate]) -> str:
     return next((each.name for each in candidates if each.is_usable and each.name in ORDER), "")
 
 
-def _disagreement(engine: Engine, written: str, name: str) -> list[str]:
+def _disagreement(engine: Core, written: str, name: str) -> list[str]:
     if not written or written == name:
         return []
     return [(
@@ -154,7 +142,7 @@ def _disagreement(engine: Engine, written: str, name: str) -> list[str]:
     )]
 
 
-def _others(engine: Engine, name: str) -> list[str]:
+def _others(engine: Core, name: str) -> list[str]:
     snapshots, containers = snapshot_counts(engine), container_counts(engine)
     others = sorted({*snapshots, *containers} - {name})
     if not others:
@@ -172,7 +160,7 @@ def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def is_asked_for(engine: Engine, name: str) -> bool:
+def is_asked_for(engine: Core, name: str) -> bool:
     """Whether the settings let ``name`` be what new things are made with."""
     asked = engine.settings.storage_driver
     return not asked or canonical(asked) == name

@@ -26,7 +26,7 @@ from lamina.snapshot.remaking import remakes
 from lamina.values import dataclass
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class DropResult:
     freed: int
 
 
-def drop(engine: Engine, names: Sequence[str]) -> DropResult:
+def drop(engine: Core, names: Sequence[str]) -> DropResult:
     """Of some images, or of all without a name. What is unpacked is read whole first, and compared."""
     catalog = engine.store.catalog
     records = [find_image(catalog, name) for name in names] if names else catalog.records()
@@ -56,13 +56,13 @@ def drop(engine: Engine, names: Sequence[str]) -> DropResult:
     return _drop(engine, [image for image in found if image is not None], {}, is_read=True)
 
 
-def drop_pulled(engine: Engine, image: Image, repository: str, served: Collection[Digest]) -> DropResult:
+def drop_pulled(engine: Core, image: Image, repository: str, served: Collection[Digest]) -> DropResult:
     """Of an image that was landed and unpacked just now; ``served`` came from ``repository`` for it."""
     return _drop(engine, [image], dict.fromkeys(served, repository), is_read=False)
 
 
 def _drop(
-    engine: Engine, chosen: Iterable[Image], sources: Mapping[Digest, str], *, is_read: bool
+    engine: Core, chosen: Iterable[Image], sources: Mapping[Digest, str], *, is_read: bool
 ) -> DropResult:
     choosing = _Choosing(engine, sources, is_read=is_read)
     layers = {layer.descriptor.digest: layer for image in chosen for layer in image.layers}
@@ -80,7 +80,7 @@ def _drop(
 class _Choosing:
     """``sources`` are the repositories that served a blob a moment ago."""
 
-    def __init__(self, engine: Engine, sources: Mapping[Digest, str], *, is_read: bool) -> None:
+    def __init__(self, engine: Core, sources: Mapping[Digest, str], *, is_read: bool) -> None:
         self.droppable: list[DroppedBlob] = []
         self.kept: list[KeptBlob] = []
         self._engine = engine
@@ -132,7 +132,7 @@ class _Choosing:
         return blob if blob.repository else served(self._engine, blob, is_kept=True)
 
 
-def _unlink(engine: Engine, blobs: Sequence[DroppedBlob]) -> tuple[int, set[Digest]]:
+def _unlink(engine: Core, blobs: Sequence[DroppedBlob]) -> tuple[int, set[Digest]]:
     """The bytes that went, and which blobs somebody uses. Rows are durable before anything goes.
 
     Decided under the lock that leases take: who holds a blob keeps it, who comes later sees that it is gone.
@@ -156,7 +156,7 @@ def _unlink(engine: Engine, blobs: Sequence[DroppedBlob]) -> tuple[int, set[Dige
     return freed, busy
 
 
-def _size(engine: Engine, blob: Digest) -> int:
+def _size(engine: Core, blob: Digest) -> int:
     try:
         return own_size(os.stat(engine.store.blob_path(blob)))
     except FileNotFoundError:

@@ -32,7 +32,7 @@ from lamina.values import dataclass
 
 if TYPE_CHECKING:
     from lamina.content.dropped import DroppedBlob
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 # A layer is a compressed tar: what lies in its files is two containers deep already.
 _LIMITS = NestedLimits(depth=DEPTH + 2)
@@ -47,7 +47,7 @@ class Outside:
 
 
 def search_elsewhere(
-    engine: Engine, record: ImageRecord, wanted: Wanted, findings: Sequence[ErasureFinding]
+    engine: Core, record: ImageRecord, wanted: Wanted, findings: Sequence[ErasureFinding]
 ) -> Outside:
     """``findings`` are those in the image: other images that share the content have them too."""
     search = _Elsewhere(engine, record, wanted)
@@ -60,7 +60,7 @@ def search_elsewhere(
 
 
 class _Elsewhere:
-    def __init__(self, engine: Engine, record: ImageRecord, wanted: Wanted) -> None:
+    def __init__(self, engine: Core, record: ImageRecord, wanted: Wanted) -> None:
         self.found: list[Elsewhere] = []
         self.undecided: list[Gap] = []
         self._engine = engine

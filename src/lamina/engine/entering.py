@@ -19,7 +19,7 @@ from lamina.runtime.socketfile import connect
 from lamina.values import dataclass
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.runtime.options import ContainerOptions
 
 _CHUNK = 64 << 10
@@ -39,7 +39,7 @@ class RunResult:
     stderr: bytes
 
 
-def enter(engine: Engine, name: str) -> Entry:
+def enter(engine: Core, name: str) -> Entry:
     """Raises ``ContainerNotRunning``."""
     seen = containers.find(engine, name)
     if seen.state.status is Status.PAUSED:
@@ -49,11 +49,11 @@ def enter(engine: Engine, name: str) -> Entry:
     return Entry(root=engine.root, container=seen.container, state=seen.state)
 
 
-def execute(engine: Engine, name: str, options: ExecOptions, data: bytes = b"") -> ExecResult:
+def execute(engine: Core, name: str, options: ExecOptions, data: bytes = b"") -> ExecResult:
     return run_apart(enter(engine, name), options, data)
 
 
-def attach(engine: Engine, name: str) -> socket.socket:
+def attach(engine: Core, name: str) -> socket.socket:
     """A connection with its monitor, in frames (``lamina.runtime.frames``). The caller closes it."""
     seen = containers.find(engine, name)
     if not seen.state.is_live:
@@ -69,7 +69,7 @@ def attach(engine: Engine, name: str) -> socket.socket:
 
 
 def run(
-    engine: Engine, image: str, command: Sequence[str], options: ContainerOptions | None, *, name: str,
+    engine: Core, image: str, command: Sequence[str], options: ContainerOptions | None, *, name: str,
     data: bytes, removes: bool,
 ) -> RunResult:
     from lamina.engine import creating, starting
@@ -124,7 +124,7 @@ def _send_all(connection: socket.socket, data: bytes) -> None:
 class ContainerLog:
     """A context manager. ``read`` gives what is there, ``more`` what came since, nothing if nothing did."""
 
-    def __init__(self, engine: Engine, name: str) -> None:
+    def __init__(self, engine: Core, name: str) -> None:
         seen = containers.find(engine, name)
         if seen.container.options.log_driver == "none":
             raise Unsupported(f"{name}: made with --log-driver none, so nothing was kept")

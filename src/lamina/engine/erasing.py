@@ -23,13 +23,13 @@ from lamina.oci.digest import Digest
 from lamina.oci.reference import Reference
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.insight.leaks import Leaks
     from lamina.layer.index import LayerIndex
 
 
 def verify_erased(
-    engine: Engine, name: str, *, secrets: Mapping[str, bytes], patterns: Sequence[str], paths: Sequence[str],
+    engine: Core, name: str, *, secrets: Mapping[str, bytes], patterns: Sequence[str], paths: Sequence[str],
     platform: Platform | None, everywhere: bool, image_only: bool,
 ) -> Certificate:
     wanted = _wanted(secrets, patterns, paths)
@@ -50,7 +50,7 @@ def verify_erased(
     )
 
 
-def content_of(engine: Engine) -> Content:
+def content_of(engine: Core) -> Content:
     return Content(source=WatchedSource(engine.store, engine.report), index=_index_of(engine),
                    kept_tar=_kept_tar(engine), dropped=_dropped(engine),
                    scratch=str(engine.root / "ingest"))
@@ -76,7 +76,7 @@ def _sought(wanted: Wanted) -> tuple[Sought, ...]:
     return (*needles, *(Sought(kind="path", label=f"/{path}") for path in wanted.paths))
 
 
-def _index_of(engine: Engine) -> Callable[[Image, Layer], LayerIndex]:
+def _index_of(engine: Core) -> Callable[[Image, Layer], LayerIndex]:
     """A layer that nobody unpacked yet (pushed into ``serve``) is read now, once for all of its image."""
     failures: dict[Digest, LaminaError] = {}
 
@@ -96,7 +96,7 @@ def _index_of(engine: Engine) -> Callable[[Image, Layer], LayerIndex]:
     return index
 
 
-def _kept_tar(engine: Engine) -> Callable[[Digest], BinaryIO | None]:
+def _kept_tar(engine: Core) -> Callable[[Digest], BinaryIO | None]:
     def open_tar(diff_id: Digest) -> BinaryIO | None:
         with suppress(FileNotFoundError):
             tar = open(engine.layers_store.tar(diff_id), "rb", buffering=0)  # noqa: SIM115 - the caller closes
@@ -110,7 +110,7 @@ def _kept_tar(engine: Engine) -> Callable[[Digest], BinaryIO | None]:
     return open_tar
 
 
-def _dropped(engine: Engine) -> Callable[[Digest], str]:
+def _dropped(engine: Core) -> Callable[[Digest], str]:
     def repository(blob: Digest) -> str:
         found = engine.store.dropped_blob(blob)
         return "" if found is None else found.repository
@@ -126,7 +126,7 @@ def _moment(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def secrets(engine: Engine, name: str, *, platform: Platform | None) -> Leaks:
+def secrets(engine: Core, name: str, *, platform: Platform | None) -> Leaks:
     from lamina.engine import images
     from lamina.engine.contents import Contents
     from lamina.insight.leaks import find_leaks

@@ -15,7 +15,7 @@ from lamina.oci.digest import Digest
 from lamina.values import dataclass
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.layer.index import LayerIndex
 
 
@@ -46,11 +46,11 @@ class NotAFile(InvalidInput):
     pass
 
 
-def open_tree(engine: Engine, image: Image) -> Tree:
+def open_tree(engine: Core, image: Image) -> Tree:
     return Tree(open_indexes(engine, image))
 
 
-def open_indexes(engine: Engine, image: Image) -> list[LayerIndex]:
+def open_indexes(engine: Core, image: Image) -> list[LayerIndex]:
     """One a layer, base first. A layer that nobody unpacked yet (pushed into ``serve``) is read now."""
     missing = [layer for layer in image.layers if not engine.layers_store.has_index(layer.diff_id)]
     if missing:
@@ -60,14 +60,14 @@ def open_indexes(engine: Engine, image: Image) -> list[LayerIndex]:
     return [engine.layers_store.index(layer.diff_id) for layer in image.layers]
 
 
-def layers(engine: Engine, name: str) -> tuple[LayerSummary, ...]:
+def layers(engine: Core, name: str) -> tuple[LayerSummary, ...]:
     image = images.load(engine, name)
     tree = open_tree(engine, image)
     return provenance.summarise(image, tree, shared_with=sharing(engine, image))
 
 
 def ls(
-    engine: Engine, name: str, path: str, *, layer: int | None, recursive: bool
+    engine: Core, name: str, path: str, *, layer: int | None, recursive: bool
 ) -> tuple[FileRow, ...]:
     image = images.load(engine, name)
     if layer is not None:
@@ -82,7 +82,7 @@ def ls(
     return tuple(_row(child.entry, child.layer) for child in found if child.path != node.path)
 
 
-def cat(engine: Engine, name: str, path: str, *, layer: int | None) -> BinaryIO:
+def cat(engine: Core, name: str, path: str, *, layer: int | None) -> BinaryIO:
     image = images.load(engine, name)
     if layer is not None:
         entry = _entry_of_layer(engine, image, normalise(path), layer)
@@ -95,7 +95,7 @@ def cat(engine: Engine, name: str, path: str, *, layer: int | None) -> BinaryIO:
     return engine.layers_store.open_data(image.layers[node.content_layer].diff_id, node.content)
 
 
-def blame(engine: Engine, name: str, path: str) -> Blame:
+def blame(engine: Core, name: str, path: str) -> Blame:
     image = images.load(engine, name)
     found = provenance.blame(image, open_tree(engine, image), normalise(path))
     if found is None:
@@ -103,13 +103,13 @@ def blame(engine: Engine, name: str, path: str) -> Blame:
     return found
 
 
-def obscured(engine: Engine, name: str) -> tuple[Obscured, ...]:
+def obscured(engine: Core, name: str) -> tuple[Obscured, ...]:
     image = images.load(engine, name)
     return provenance.obscured(image, open_tree(engine, image))
 
 
 def _ls_layer(
-    engine: Engine, image: Image, path: str, layer: int, *, recursive: bool
+    engine: Core, image: Image, path: str, layer: int, *, recursive: bool
 ) -> tuple[FileRow, ...]:
     """A layer as it was made: whiteouts are shown under the names they have there."""
     index = _index_of_layer(engine, image, layer)
@@ -125,7 +125,7 @@ def _ls_layer(
     return tuple(sorted(rows, key=lambda row: row.path))
 
 
-def _entry_of_layer(engine: Engine, image: Image, path: str, layer: int) -> Entry:
+def _entry_of_layer(engine: Core, image: Image, path: str, layer: int) -> Entry:
     index = _index_of_layer(engine, image, layer)
     position = index.find(path)
     for _hop in range(len(index) + 1):
@@ -138,13 +138,13 @@ def _entry_of_layer(engine: Engine, image: Image, path: str, layer: int) -> Entr
     raise PathNotFound(f"/{path}: not in layer {layer}")
 
 
-def _index_of_layer(engine: Engine, image: Image, layer: int) -> LayerIndex:
+def _index_of_layer(engine: Core, image: Image, layer: int) -> LayerIndex:
     if not 0 <= layer < len(image.layers):
         raise InvalidInput(f"layer {layer}: the image has layers 0 to {len(image.layers) - 1}")
     return open_indexes(engine, image)[layer]
 
 
-def sharing(engine: Engine, image: Image) -> dict[Digest, tuple[str, ...]]:
+def sharing(engine: Core, image: Image) -> dict[Digest, tuple[str, ...]]:
     """For each diff id, the other local images that have the same layer, by their first name or ID."""
     mine = {layer.diff_id for layer in image.layers}
     found: dict[Digest, list[str]] = {}

@@ -18,7 +18,7 @@ from lamina.oci.reference import InvalidReference, Reference
 from lamina.values import dataclass, replace
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 FILTERS = ("before", "dangling", "label", "reference", "since")
 _SWITCH = {"true": True, "1": True, "false": False, "0": False}
@@ -56,7 +56,7 @@ class HistoryRow:
 
 
 def summaries(
-    engine: Engine, names: Sequence[str], filters: Mapping[str, Sequence[str]]
+    engine: Core, names: Sequence[str], filters: Mapping[str, Sequence[str]]
 ) -> tuple[ImageSummary, ...]:
     """One line a name, newest first. Filters are docker's; unknown ones are refused by name."""
     check_filters(filters, FILTERS, "images")
@@ -71,7 +71,7 @@ def summaries(
     return tuple(row for row in rows if _passes(row, filters))
 
 
-def load(engine: Engine, name: str) -> Image:
+def load(engine: Core, name: str) -> Image:
     return load_record(engine, find_image(engine.store.catalog, name))
 
 
@@ -80,7 +80,7 @@ def shown_name(record: ImageRecord) -> str:
     return Reference.parse(record.names[0]).familiar if record.names else record.config.short
 
 
-def load_record(engine: Engine, record: ImageRecord) -> Image:
+def load_record(engine: Core, record: ImageRecord) -> Image:
     """The platform that stands for the image here, whatever else its index lists."""
     manifest = replace(record.descriptor, digest=record.manifest)
     if record.manifest != record.descriptor.digest:
@@ -95,7 +95,7 @@ def load_record(engine: Engine, record: ImageRecord) -> Image:
     return Image.load(engine.store, manifest, None)
 
 
-def load_sound(engine: Engine, record: ImageRecord) -> Image | None:
+def load_sound(engine: Core, record: ImageRecord) -> Image | None:
     """``None`` for an artifact, and for an image that ``check`` will complain about."""
     try:
         return load_record(engine, record)
@@ -103,7 +103,7 @@ def load_sound(engine: Engine, record: ImageRecord) -> Image | None:
         return None
 
 
-def inspect(engine: Engine, name: str) -> dict[str, Any]:
+def inspect(engine: Core, name: str) -> dict[str, Any]:
     """Docker's field names. ``RootFS.Layers`` are diff ids; ``Layers`` adds what pull printed for each."""
     record = find_image(engine.store.catalog, name)
     image = load_record(engine, record)
@@ -140,12 +140,12 @@ def inspect(engine: Engine, name: str) -> dict[str, Any]:
     }
 
 
-def _dropped_from(engine: Engine, blob: Digest) -> dict[str, str]:
+def _dropped_from(engine: Core, blob: Digest) -> dict[str, str]:
     found = engine.store.dropped_blob(blob)
     return {} if found is None else {"DroppedFrom": found.repository}
 
 
-def history(engine: Engine, name: str) -> tuple[HistoryRow, ...]:
+def history(engine: Core, name: str) -> tuple[HistoryRow, ...]:
     record = find_image(engine.store.catalog, name)
     image = load_record(engine, record)
     rows: list[HistoryRow] = []
@@ -168,7 +168,7 @@ def history(engine: Engine, name: str) -> tuple[HistoryRow, ...]:
     return tuple(reversed(rows))
 
 
-def tag(engine: Engine, source: str, target: str) -> None:
+def tag(engine: Core, source: str, target: str) -> None:
     record = find_image(engine.store.catalog, source)
     reference = Reference.parse(target).with_default_tag()
     if reference.digest is not None:
@@ -217,7 +217,7 @@ def _matches(row: ImageSummary, pattern: str) -> bool:
     return fnmatchcase(row.repository, pattern) or fnmatchcase(f"{row.repository}:{row.tag}", pattern)
 
 
-def _repo_digests(engine: Engine, record: ImageRecord) -> list[str]:
+def _repo_digests(engine: Core, record: ImageRecord) -> list[str]:
     """Where a registry has this very document: known after a pull or a push, not guessed."""
     found = []
     for repository in engine.store.catalog.origins(record.descriptor.digest):

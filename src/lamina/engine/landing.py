@@ -14,6 +14,7 @@ from lamina.content.lease import Lease
 from lamina.content.local import LocalStore
 from lamina.content.store import Fetcher
 from lamina.engine.refetching import is_spared, submit
+from lamina.engine.removed import discard
 from lamina.errors import Denied, IntegrityError, InvalidInput, Unsupported
 from lamina.events import Action, Event, Report, silent
 from lamina.image import Image, Layer, NotAnImage
@@ -22,7 +23,7 @@ from lamina.oci.digest import Digest
 from lamina.values import dataclass
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.snapshot.snapshotter import Snapshotter
     from lamina.snapshot.unpack import ReceivedLayer, Unpacker
 
@@ -77,7 +78,7 @@ class Documents:
 
 
 def land(
-    engine: Engine,
+    engine: Core,
     source: Fetcher,
     root: Descriptor,
     *,
@@ -112,7 +113,7 @@ def land(
     return Landed(image=image, record=record, moved=moved, fetched=frozenset(documents.fetched))
 
 
-def _is_complete(engine: Engine, known: ImageRecord, image: Image, names: tuple[str, ...]) -> bool:
+def _is_complete(engine: Core, known: ImageRecord, image: Image, names: tuple[str, ...]) -> bool:
     """Filed under these names, for this platform, and unpacked: then there is nothing to do or to write.
 
     No lease is needed: a record is what leases only stand in for.
@@ -130,23 +131,23 @@ def _is_complete(engine: Engine, known: ImageRecord, image: Image, names: tuple[
     )
 
 
-def _is_had(engine: Engine, layer: Layer) -> bool:
+def _is_had(engine: Core, layer: Layer) -> bool:
     return engine.store.has(layer.descriptor) or is_spared(engine, layer.descriptor.digest, layer.diff_id)
 
 
 @contextmanager
-def withdrawn(engine: Engine, content: Collection[Digest], image: Image, lease: Lease) -> Iterator[None]:
+def withdrawn(engine: Core, content: Collection[Digest], image: Image, lease: Lease) -> Iterator[None]:
     """What is wrong leaves the store as it was; what was only interrupted stays, to be resumed."""
     try:
         yield
     except (InvalidInput, IntegrityError, Unsupported, Denied):
         lease.close()
-        engine.discard(content, image.config.diff_ids)
+        discard(engine, content, image.config.diff_ids)
         raise
 
 
 def _copy_and_unpack(
-    engine: Engine, source: Fetcher, root: Descriptor, image: Image, report: Report
+    engine: Core, source: Fetcher, root: Descriptor, image: Image, report: Report
 ) -> None:
     diff_ids = {layer.descriptor.digest: layer.diff_id for layer in image.layers}
 
@@ -176,7 +177,7 @@ def _copy_and_unpack(
         _learn(engine.store, sorted(received.values(), key=lambda layer: place[layer.diff_id]), report)
 
 
-def _spare(engine: Engine, unpacker: Unpacker, image: Image, report: Report) -> set[Digest]:
+def _spare(engine: Core, unpacker: Unpacker, image: Image, report: Report) -> set[Digest]:
     """Layers whose blobs were dropped and need not come again: they are unpacked, if for another driver."""
     spared = set()
     for layer in image.layers:
@@ -188,13 +189,13 @@ def _spare(engine: Engine, unpacker: Unpacker, image: Image, report: Report) -> 
     return spared
 
 
-def unpack_present(engine: Engine, image: Image, driver: Snapshotter | None = None) -> None:
+def unpack_present(engine: Core, image: Image, driver: Snapshotter | None = None) -> None:
     """For an image whose blobs are here but whose layers were never read, as after a push to us."""
     unpack_layers(engine, [(layer.descriptor, layer.diff_id) for layer in image.layers], driver)
 
 
 def unpack_layers(
-    engine: Engine, layers: Sequence[tuple[Descriptor, Digest]], driver: Snapshotter | None = None
+    engine: Core, layers: Sequence[tuple[Descriptor, Digest]], driver: Snapshotter | None = None
 ) -> None:
     """A stack whose blobs are here, or were dropped, each with its diff id, base first.
 
@@ -207,7 +208,7 @@ def unpack_layers(
         _learn(engine.store, unpacker.finish([diff_id for _, diff_id in layers]), silent)
 
 
-def receive_layer(engine: Engine, descriptor: Descriptor, diff_id: Digest) -> None:
+def receive_layer(engine: Core, descriptor: Descriptor, diff_id: Digest) -> None:
     """A layer whose blob is here, verified against its diff id and indexed. Raises ``DiffIDMismatch``."""
     with engine.unpacker(silent) as unpacker:
         unpacker.submit(descriptor, diff_id, engine.store.arrived(descriptor))

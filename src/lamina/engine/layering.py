@@ -14,7 +14,7 @@ from lamina.oci.descriptor import OCI_LAYER, Descriptor
 from lamina.oci.digest import Digest
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.layer.tarstream import Writable
 
 # Writes a tar, gives the index each entry, and answers how many bytes the tar has.
@@ -22,7 +22,7 @@ Fill = Callable[["Writable", IndexBuilder], int]
 
 
 def store_layer(
-    engine: Engine, fill: Fill, note: Callable[[Digest], None], *, media_type: str = OCI_LAYER
+    engine: Core, fill: Fill, note: Callable[[Digest], None], *, media_type: str = OCI_LAYER
 ) -> Descriptor | None:
     """Keeps what ``fill`` writes as a plain tar, whose digest is its diff id; not one without entries.
 
@@ -56,7 +56,7 @@ def _nameless(directory: Path) -> BinaryIO:
     return open(descriptor, "w+b")
 
 
-def adopt(engine: Engine, layer: Descriptor, diff_id: Digest, index: BinaryIO) -> None:
+def adopt(engine: Core, layer: Descriptor, diff_id: Digest, index: BinaryIO) -> None:
     """The index is all that questions need; what a driver mounts is made when somebody mounts it."""
     from lamina.snapshot.receive import adopt_layer
 
@@ -65,7 +65,7 @@ def adopt(engine: Engine, layer: Descriptor, diff_id: Digest, index: BinaryIO) -
     learn(engine, layer.digest, diff_id)
 
 
-def learn(engine: Engine, blob: Digest, diff_id: Digest) -> None:
+def learn(engine: Core, blob: Digest, diff_id: Digest) -> None:
     """That a blob inflates to a layer whose index is here."""
     facts, store = engine.layers_store.facts(diff_id), engine.store
     with store.state.transaction():

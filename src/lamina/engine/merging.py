@@ -35,7 +35,7 @@ from lamina.squashed import (
 from lamina.values import dataclass, field, replace
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 Make = Callable[[], tuple[Descriptor, Digest]]
 _NUMBER = re.compile(r"\d{1,4}")
@@ -122,7 +122,7 @@ class Merging:
     digests that were put into the store are appended to ``noted``, and held by ``lease``.
     """
 
-    engine: Engine
+    engine: Core
     options: SquashOptions
     patterns: Sequence[re.Pattern[str]]
     image: Image
@@ -319,7 +319,7 @@ class _Poured:
     """
 
     def __init__(
-        self, engine: Engine, subject: Digest, total: int, ingest: object, compression: Compression,
+        self, engine: Core, subject: Digest, total: int, ingest: object, compression: Compression,
         level: int | None,
     ) -> None:
         self._engine = engine
@@ -348,7 +348,7 @@ class _Poured:
 
 
 def _shared(
-    engine: Engine, image: Image, numbers: Sequence[int]
+    engine: Core, image: Image, numbers: Sequence[int]
 ) -> tuple[tuple[Sharing, ...], int]:
     """Other images here that go on needing the layers that were merged, and the bytes of those layers."""
     users = sharing(engine, image)

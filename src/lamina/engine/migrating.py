@@ -15,35 +15,33 @@ keeps blobs and indexes, and what a step is mounted from is made when it is.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lamina.content.durable import make_directory
 from lamina.content.lease import Lease, leased_content
 from lamina.engine import committing, containers, images, misplaced, mounts
+from lamina.engine.bothdrivers import Drivers
 from lamina.engine.building import snapshots
 from lamina.engine.creating import size_limit
 from lamina.engine.drivers import is_asked_for, origin, snapshot_counts
+from lamina.engine.leaving import leave, left, migrating_alone
 from lamina.engine.moving import has_layer, move_containers, to_move, try_limits
 from lamina.engine.refetching import submit
+from lamina.engine.room import Room, doubts, insist_room, rooms_for
 from lamina.errors import Conflict, LaminaError
 from lamina.events import Action, Event
 from lamina.image import Image
 from lamina.oci.digest import Digest
 from lamina.runtime.container import Container, ContainerRunning
-from lamina.runtime.records import ContainerTable
-from lamina.snapshot.choice import read_choice
 from lamina.snapshot.collect import drop_unused
-from lamina.snapshot.drivers import canonical, find_driver, options_of, read_options, with_options
+from lamina.snapshot.drivers import canonical
 from lamina.snapshot.forms import drop_forms
 from lamina.snapshot.hands import Hands
 from lamina.snapshot.layers import DiffIDMismatch
 from lamina.snapshot.mounts import MountRecords, Standing
-from lamina.snapshot.probing import remember, reopen
 from lamina.snapshot.snapshotter import (
     DriverUnavailable,
     LimitsSize,
@@ -53,7 +51,7 @@ from lamina.snapshot.snapshotter import (
 from lamina.values import dataclass, field, replace
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 
 class StateInUse(Conflict):
@@ -64,8 +62,8 @@ class StateInUse(Conflict):
 class Migration:
     """What was moved, or would be. Sizes are bytes: of layers as tars, of containers as they were on disk.
 
-    ``freed`` is what went from the disk, and 0 after a dry run; ``remaining`` are sentences about what an
-    old driver still has.
+    ``rooms`` are the places that take it, as they were before. ``freed`` is what went from the disk, and 0
+    after a dry run; ``remaining`` are sentences about what an old driver still has.
     """
 
     target: str
@@ -75,25 +73,26 @@ class Migration:
     layer_size: int
     containers: tuple[str, ...]
     container_size: int
+    rooms: tuple[Room, ...] = ()
     freed: int = 0
     remaining: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     is_dry_run: bool = False
 
 
-def migrate(engine: Engine, to: str, *, is_dry_run: bool = False) -> Migration:
+def migrate(engine: Core, to: str, *, is_dry_run: bool = False) -> Migration:
     """All that other drivers have here becomes the driver ``to``'s; the settings hold its options.
 
-    Raises ``DriverUnavailable``, and ``ContainerRunning`` or :class:`StateInUse` naming what is in use.
-    Interrupted, or out of space, it loses nothing and can be run again.
+    Raises ``DriverUnavailable``, ``NoRoom``, and ``ContainerRunning`` or :class:`StateInUse` naming what is
+    in use. Interrupted, or out of space, it loses nothing and can be run again.
     """
     name = canonical(to)
     with _alone(engine), ExitStack() as stack:
-        drivers = _Drivers(engine, name, stack)
+        drivers = Drivers(engine, name, stack)
         _tidy(engine)
         work = _plan(engine, drivers)
         if is_dry_run:
-            notes = (*work.summary.notes, *_untried(engine, name))
+            notes = (*work.summary.notes, *doubts(work.summary.rooms), *_untried(engine, name))
             return replace(work.summary, notes=notes, is_dry_run=True)
         with _driving(engine, drivers.target):
             with Lease(engine.store.state, f"migrate to {name}") as lease:
@@ -104,7 +103,7 @@ def migrate(engine: Engine, to: str, *, is_dry_run: bool = False) -> Migration:
 
 
 @contextmanager
-def _driving(engine: Engine, target: Snapshotter) -> Iterator[None]:
+def _driving(engine: Core, target: Snapshotter) -> Iterator[None]:
     """For this engine, whatever the settings say; afterwards it is found out anew which driver is in use."""
     engine.driver = target
     try:
@@ -114,77 +113,12 @@ def _driving(engine: Engine, target: Snapshotter) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(engine: Engine) -> Iterator[None]:
+def _alone(engine: Core) -> Iterator[None]:
     """One migration at a time."""
-    home = engine.root / "snapshots"
-    make_directory(home)
-    descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise StateInUse(f"{engine.root}: another migration is under way here") from None
-    try:
+    with migrating_alone(engine.root) as is_alone:
+        if not is_alone:
+            raise StateInUse(f"{engine.root}: another migration is under way here")
         yield
-    finally:
-        os.close(descriptor)
-
-
-class _Drivers:
-    """The target and the others, each opened once. Which one is used changes with :meth:`settle`."""
-
-    def __init__(self, engine: Engine, name: str, stack: ExitStack) -> None:
-        self.name = name
-        self.root = engine.root
-        self._engine = engine
-        self._stack = stack
-        self._open: dict[str, Snapshotter] = {}
-        self._options = read_options(engine.settings.storage_opts)
-        choice = read_choice(engine.root)
-        self.written = str(choice["driver"]) if choice is not None else ""
-        if self.written not in ("", name):
-            self._insist_usable()
-
-    def _insist_usable(self) -> None:
-        """As the user whom the state directory was found to be used by."""
-        driver, given = find_driver(self.name), with_options(self._remembered(), self._options)
-        with closing(Hands(self.get(self.written).identity)) as hands:
-            reason = driver.reason_against(self.root, hands, options_of(self.name, given))
-        if reason:
-            raise DriverUnavailable(f"storage driver {self.name}: {reason}")
-
-    def _remembered(self) -> dict[str, str]:
-        choice = read_choice(self.root)
-        return dict(choice["options"]) if choice is not None else {}
-
-    def get(self, name: str) -> Snapshotter:
-        if name not in self._open:
-            engine = self._engine
-            driver = reopen(engine.root, engine.store.state, engine.layers_store, name, self._options)
-            self._stack.callback(driver.close)
-            self._open[name] = driver
-        return self._open[name]
-
-    @property
-    def target(self) -> Snapshotter:
-        """Opened with its options, which are written down for monitors and for later commands."""
-        return self.get(self.name)
-
-    def settle(self) -> None:
-        """From now on, the target is what the state directory uses."""
-        identity = self.get(self.written or self.name).identity
-        remember(self.root, self.name, identity, self._remembered())
-
-    def chosen(self) -> str:
-        """What is written down now."""
-        choice = read_choice(self.root)
-        return str(choice["driver"]) if choice is not None else self.name
-
-    def others(self) -> list[str]:
-        """Those that have snapshots or containers here."""
-        table = ContainerTable(self._engine.store.state)
-        names = {*snapshot_counts(self._engine), *(container.driver for container in table.walk())}
-        return sorted(names - {self.name})
 
 
 # -- what there is to do
@@ -202,14 +136,14 @@ class _Work:
         lease.hold(self.records)
 
 
-def _tidy(engine: Engine) -> None:
+def _tidy(engine: Core) -> None:
     """What killed commands left would look like something in use."""
     mounts.forget_gone(engine)
     snapshots.sweep(engine)
     misplaced.sweep(engine)
 
 
-def _plan(engine: Engine, drivers: _Drivers) -> _Work:
+def _plan(engine: Core, drivers: Drivers) -> _Work:
     """Everything that can be refused is refused here."""
     others = drivers.others()
     moving = to_move(engine, drivers.name)
@@ -217,15 +151,17 @@ def _plan(engine: Engine, drivers: _Drivers) -> _Work:
     lost = [each for each in moving if not has_layer(drivers.get(each.driver), each)]
     moving = [each for each in moving if each not in lost]
     stacks = _stacks(engine, drivers, others, moving)
-    sizes = {layer.diff_id: engine.layers_store.facts(layer.diff_id).tar_size
-             for _name, image in stacks for layer in image.layers
-             if engine.layers_store.has_index(layer.diff_id)}
+    tars = {layer.diff_id: engine.layers_store.facts(layer.diff_id).tar_size
+            for _name, image in stacks for layer in image.layers
+            if engine.layers_store.has_index(layer.diff_id)}
+    sizes = [(each, drivers.get(each.driver).usage(each.snapshot).size) for each in moving]
     summary = Migration(
         target=drivers.name, sources=tuple(others), images=tuple(dict.fromkeys(name for name, _ in stacks)),
         layers=len({layer.diff_id for _name, image in stacks for layer in image.layers}),
-        layer_size=sum(sizes.values()),
+        layer_size=sum(tars.values()),
         containers=tuple(container.name for container in moving),
-        container_size=sum(drivers.get(each.driver).usage(each.snapshot).size for each in moving),
+        container_size=sum(size for _container, size in sizes),
+        rooms=_rooms(engine, drivers, [image for _name, image in stacks], sizes),
         notes=(*_notes(engine, drivers), *(
             f"{container.name}: its layer is missing in {container.driver}; `lamina rm {container.name}` "
             "removes the rest" for container in lost
@@ -236,7 +172,18 @@ def _plan(engine: Engine, drivers: _Drivers) -> _Work:
     return _Work(summary, stacks, records)
 
 
-def _notes(engine: Engine, drivers: _Drivers) -> Iterator[str]:
+def _rooms(
+    engine: Core, drivers: Drivers, stacks: Sequence[Image], sizes: Sequence[tuple[Container, int]]
+) -> tuple[Room, ...]:
+    if not stacks and not sizes:
+        return ()
+    with drivers.asked() as target:
+        rooms = rooms_for(engine, target, stacks, sizes, drivers.get)
+    insist_room(rooms)
+    return rooms
+
+
+def _notes(engine: Core, drivers: Drivers) -> Iterator[str]:
     if not is_asked_for(engine, drivers.name):
         yield (
             f"{origin(engine)} asks for {engine.settings.storage_driver}, and would bring it back: let it "
@@ -244,8 +191,8 @@ def _notes(engine: Engine, drivers: _Drivers) -> Iterator[str]:
         )
 
 
-def _untried(engine: Engine, name: str) -> Iterator[str]:
-    """What a dry run cannot find out, since it opens nothing."""
+def _untried(engine: Core, name: str) -> Iterator[str]:
+    """What a dry run cannot find out, since it makes nothing."""
     bounded = [each.name for each in to_move(engine, name) if size_limit(each.options)]
     if bounded:
         yield (
@@ -254,7 +201,7 @@ def _untried(engine: Engine, name: str) -> Iterator[str]:
         )
 
 
-def _insist_idle(engine: Engine, drivers: _Drivers, moving: Sequence[Container]) -> None:
+def _insist_idle(engine: Core, drivers: Drivers, moving: Sequence[Container]) -> None:
     running = [each.name for each in moving if containers.see(engine, each).state.is_live]
     if running:
         names, them = ", ".join(sorted(running)), "it" if len(running) == 1 else "them"
@@ -279,7 +226,7 @@ def _is_builds(key: str) -> bool:
 
 
 def _stacks(
-    engine: Engine, drivers: _Drivers, others: Sequence[str], moving: Sequence[Container]
+    engine: Core, drivers: Drivers, others: Sequence[str], moving: Sequence[Container]
 ) -> list[tuple[str, Image]]:
     """Images that an old driver could mount, and those that containers were made of; no stack twice.
 
@@ -301,7 +248,7 @@ def _stacks(
 # -- doing it
 
 
-def _move(engine: Engine, drivers: _Drivers, work: _Work) -> int:
+def _move(engine: Core, drivers: Drivers, work: _Work) -> int:
     """The bytes of containers' layers that went from the old drivers."""
     target = drivers.target
     _insist_limits(engine, target)
@@ -313,7 +260,7 @@ def _move(engine: Engine, drivers: _Drivers, work: _Work) -> int:
     return move_containers(engine, target, drivers.get)
 
 
-def _insist_limits(engine: Engine, target: Snapshotter) -> None:
+def _insist_limits(engine: Core, target: Snapshotter) -> None:
     """A container that may take so much shall not take more with another driver."""
     bounded = [each.name for each in to_move(engine, target.name) if size_limit(each.options)]
     if bounded and not isinstance(target, LimitsSize):
@@ -324,7 +271,7 @@ def _insist_limits(engine: Engine, target: Snapshotter) -> None:
 
 
 @contextmanager
-def _taken_back(engine: Engine, drivers: _Drivers, target: Snapshotter) -> Iterator[None]:
+def _taken_back(engine: Core, drivers: Drivers, target: Snapshotter) -> Iterator[None]:
     """After a failure the target has no more snapshots and forms than before."""
     store, reception = engine.layers_store, target.reception
     before = {info.key for info in target.walk()}
@@ -339,7 +286,7 @@ def _taken_back(engine: Engine, drivers: _Drivers, target: Snapshotter) -> Itera
         raise
 
 
-def _make_mountable(engine: Engine, target: Snapshotter, image: Image) -> None:
+def _make_mountable(engine: Core, target: Snapshotter, image: Image) -> None:
     """The image's stack in the new driver; its layers come from their blobs, or from an old form."""
     from lamina.snapshot.unpack import Unpacker
 
@@ -362,19 +309,20 @@ def _make_mountable(engine: Engine, target: Snapshotter, image: Image) -> None:
 # -- what is no longer needed
 
 
-def _drop_snapshots(engine: Engine, drivers: _Drivers) -> int:
+def _drop_snapshots(engine: Core, drivers: Drivers) -> int:
     """Those of layers; what somebody has put something on meanwhile stays. Gives the bytes freed."""
     freed = engine.layers_store.sweep() + drivers.target.sweep()
     for name in drivers.others():
         driver = drivers.get(name)
         freed += drop_unused(driver, ()) + driver.sweep()
-        if not any(True for _each in driver.walk()):
-            with contextlib.suppress(OSError):  # somebody makes one here, or the driver keeps something else
-                os.rmdir(drivers.root / "snapshots" / name)
+        freed += leave(drivers.root, driver)
+    for name in left(engine):  # where an earlier migration was killed
+        with contextlib.suppress(LaminaError, OSError):
+            freed += drivers.get(name).sweep() + leave(drivers.root, drivers.get(name))
     return freed
 
 
-def _drop_forms(engine: Engine, drivers: _Drivers, *, had: Collection[Digest] = ()) -> int:
+def _drop_forms(engine: Core, drivers: Drivers, *, had: Collection[Digest] = ()) -> int:
     """Forms that no driver with something here asks for; not of layers in ``had``, or in use right now."""
     freed = 0
     with closing(Hands(drivers.target.identity)) as hands:
@@ -384,7 +332,7 @@ def _drop_forms(engine: Engine, drivers: _Drivers, *, had: Collection[Digest] = 
 
 
 def _drop_forms_of(
-    engine: Engine, drivers: _Drivers, diff_id: Digest, empty: Callable[[Path], None]
+    engine: Core, drivers: Drivers, diff_id: Digest, empty: Callable[[Path], None]
 ) -> int:
     """Decided under the lock that leases take: who makes a snapshot of the layer meanwhile has one."""
     with engine.store.state.transaction():
@@ -398,7 +346,7 @@ def _drop_forms_of(
         return drop_forms(engine.layers_store, diff_id, keep, has_blob=has_blob, empty=empty)
 
 
-def _remaining(drivers: _Drivers) -> Iterator[str]:
+def _remaining(drivers: Drivers) -> Iterator[str]:
     for name in drivers.others():
         infos = list(drivers.get(name).walk())
         kinds = ", ".join(sorted({f"{info.kind} {info.key[:40]}" for info in infos})[:3])

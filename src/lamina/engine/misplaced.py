@@ -17,12 +17,12 @@ from lamina.runtime.records import ContainerTable
 from lamina.snapshot.snapshotter import SnapshotInfo, SnapshotKind, SnapshotNotFound, Snapshotter
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 _KEY = re.compile(r"container-([0-9a-f]{64})")
 
 
-def misplaced(engine: Engine) -> list[tuple[Snapshotter, SnapshotInfo]]:
+def misplaced(engine: Core) -> list[tuple[Snapshotter, SnapshotInfo]]:
     """Not those of containers that somebody makes, starts, moves or removes at this moment."""
     return [
         (driver, info) for driver in engine.drivers() for info in driver.walk()
@@ -30,7 +30,7 @@ def misplaced(engine: Engine) -> list[tuple[Snapshotter, SnapshotInfo]]:
     ]
 
 
-def sweep(engine: Engine) -> int:
+def sweep(engine: Core) -> int:
     """Removes what :func:`misplaced` finds; gives the bytes freed."""
     freed = 0
     for driver, info in misplaced(engine):
@@ -50,14 +50,14 @@ def discard(driver: Snapshotter, key: str) -> int:
     return size
 
 
-def _is_misplaced(engine: Engine, driver: Snapshotter, key: str) -> bool:
+def _is_misplaced(engine: Core, driver: Snapshotter, key: str) -> bool:
     found = _KEY.fullmatch(key)
     if found is None or not _is_of_another(engine, driver, key):
         return False
     return not ContainerDirectory(engine.root, found[1]).is_attended()
 
 
-def _is_of_another(engine: Engine, driver: Snapshotter, key: str) -> bool:
+def _is_of_another(engine: Core, driver: Snapshotter, key: str) -> bool:
     """A container without a row may be one that is just being made, as long as it has a directory."""
     number = key.removeprefix("container-")
     container = ContainerTable(engine.store.state).get(number)
@@ -67,7 +67,7 @@ def _is_of_another(engine: Engine, driver: Snapshotter, key: str) -> bool:
 
 
 @contextmanager
-def alone(engine: Engine, key: str) -> Iterator[bool]:
+def alone(engine: Core, key: str) -> Iterator[bool]:
     """Whether nobody makes, starts, moves or removes the container of a snapshot while the block runs.
 
     One whose directory is gone nobody can.

@@ -14,7 +14,7 @@ from lamina.snapshot.mounts import MountRecords, NotMounted, Standing
 from lamina.values import dataclass
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class MountRecord:
     driver: str
 
 
-def mount(engine: Engine, name: str) -> Path:
+def mount(engine: Core, name: str) -> Path:
     """The same image is mounted once: asking again gives the same place."""
     record = find_image(engine.store.catalog, name)
     for known in _standing(engine):
@@ -45,7 +45,7 @@ def mount(engine: Engine, name: str) -> Path:
     return Path(made.target)
 
 
-def unmount(engine: Engine, name: str) -> None:
+def unmount(engine: Core, name: str) -> None:
     """Raises ``NotMounted``, ``MountBusy``."""
     records = MountRecords(engine.root)
     for known in records.walk():
@@ -63,7 +63,7 @@ def unmount(engine: Engine, name: str) -> None:
         records.unmount(engine.driver_named(known.driver), known)
 
 
-def listing(engine: Engine) -> tuple[MountRecord, ...]:
+def listing(engine: Core) -> tuple[MountRecord, ...]:
     return tuple(
         MountRecord(
             name=known.label.partition(" ")[2], id=_id_of(known), path=Path(known.target), driver=known.driver
@@ -72,20 +72,20 @@ def listing(engine: Engine) -> tuple[MountRecord, ...]:
     )
 
 
-def mounted_ids(engine: Engine) -> set[str]:
+def mounted_ids(engine: Core) -> set[str]:
     """Image IDs that are mounted, here or in somebody's namespace."""
     records = MountRecords(engine.root)
     return {_id_of(known) for known in records.walk() if records.standing(known) is not Standing.GONE}
 
 
-def forget_gone(engine: Engine) -> None:
+def forget_gone(engine: Core) -> None:
     """Records of mounts that ended with their namespace, or with the machine's last run."""
     records = MountRecords(engine.root)
     for name in {known.driver for known in records.walk()}:
         records.forget_gone(engine.driver_named(name))
 
 
-def _standing(engine: Engine) -> list[Record]:
+def _standing(engine: Core) -> list[Record]:
     records = MountRecords(engine.root)
     return [known for known in records.walk() if records.standing(known) is Standing.MOUNTED]
 

@@ -7,10 +7,12 @@ copy is nothing but a leftover; from then on the original is.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from lamina.content.reserve import free_bytes
 from lamina.engine import containers, misplaced
 from lamina.engine.creating import size_limit
 from lamina.errors import Conflict, LaminaError
@@ -22,7 +24,7 @@ from lamina.snapshot.snapshotter import LimitsSize, SnapshotNotFound, Snapshotte
 from lamina.values import replace
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 Opened = Callable[[str], Snapshotter]
 
@@ -31,7 +33,11 @@ class NotMoved(Conflict):
     """Several containers; the message has a sentence for each."""
 
 
-def to_move(engine: Engine, name: str) -> list[Container]:
+class LimitReached(Conflict):
+    """A container takes more with another driver than it may."""
+
+
+def to_move(engine: Core, name: str) -> list[Container]:
     """Those of other drivers than ``name``, the oldest first."""
     table = ContainerTable(engine.store.state)
     return [each for each in reversed(list(table.walk())) if each.driver != name]
@@ -46,7 +52,7 @@ def has_layer(driver: Snapshotter, container: Container) -> bool:
     return True
 
 
-def try_limits(engine: Engine, target: Snapshotter) -> None:
+def try_limits(engine: Core, target: Snapshotter) -> None:
     """What a driver can do, a disk need not let it: found out before any container has moved."""
     for container in to_move(engine, target.name):
         size = size_limit(container.options)
@@ -72,7 +78,7 @@ def _try_limit(target: Snapshotter, container: Container, size: int) -> None:
         misplaced.discard(target, container.snapshot)
 
 
-def move_containers(engine: Engine, target: Snapshotter, opened: Opened) -> int:
+def move_containers(engine: Core, target: Snapshotter, opened: Opened) -> int:
     """All that there are, also those that somebody makes with an old driver meanwhile.
 
     ``opened`` gives a driver by name. The bytes that went from the old ones. One that cannot be moved keeps
@@ -109,7 +115,7 @@ def _raise(troubles: list[LaminaError]) -> None:
 
 
 @contextmanager
-def _telling_what_is_left(engine: Engine, name: str) -> Iterator[None]:
+def _telling_what_is_left(engine: Core, name: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
@@ -122,7 +128,7 @@ def _telling_what_is_left(engine: Engine, name: str) -> Iterator[None]:
         raise
 
 
-def _move(engine: Engine, target: Snapshotter, opened: Opened, container: Container) -> int:
+def _move(engine: Core, target: Snapshotter, opened: Opened, container: Container) -> int:
     directory, table = containers.directory_of(engine, container), ContainerTable(engine.store.state)
     with directory.locked(PATIENCE):
         now = table.get(container.id)
@@ -140,7 +146,22 @@ def _move(engine: Engine, target: Snapshotter, opened: Opened, container: Contai
         return misplaced.discard(source, now.snapshot)
 
 
-def _copy(engine: Engine, source: Snapshotter, target: Snapshotter, container: Container) -> None:
+@contextmanager
+def _explaining_limit(engine: Core, target: Snapshotter, container: Container, size: int) -> Iterator[None]:
+    """A full container is its own affair, and a full disk everybody's: quotas of xfs say ENOSPC for both."""
+    try:
+        yield
+    except OSError as error:
+        is_full = error.errno == errno.ENOSPC and free_bytes(engine.root) > size
+        if not size or not (is_full or error.errno == errno.EDQUOT):
+            raise
+        raise LimitReached(
+            f"{container.name}: what it wrote does not fit into --storage-opt size={size} with "
+            f"{target.name}; remove some of it, or commit and remove it"
+        ) from error
+
+
+def _copy(engine: Core, source: Snapshotter, target: Snapshotter, container: Container) -> None:
     """Durable when this returns; a failure leaves nothing in the target."""
     from lamina.snapshot.moving import copy_changes
     from lamina.snapshot.trees import sync_tree
@@ -151,8 +172,9 @@ def _copy(engine: Engine, source: Snapshotter, target: Snapshotter, container: C
         size = size_limit(container.options)
         if size and isinstance(target, LimitsSize):
             target.limit(container.snapshot, size)
-        copy_changes(source, target, container.snapshot, engine.root / "ingest")
-        sync_tree(engine.root / "snapshots")
+        with _explaining_limit(engine, target, container, size):
+            copy_changes(source, target, container.snapshot, engine.root / "ingest")
+            sync_tree(engine.root / "snapshots")
     except BaseException as error:
         with contextlib.suppress(LaminaError, OSError):
             misplaced.discard(target, container.snapshot)

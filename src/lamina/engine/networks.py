@@ -14,7 +14,7 @@ from lamina.runtime.network.records import NetworkInUse, NetworkRecord, NetworkR
 from lamina.values import dataclass
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.runtime.network.programs import Programs
 
 _BUILT_IN = {"bridge": "bridge", "host": "host", "none": "null"}  # name -> driver, as docker lists them
@@ -34,7 +34,7 @@ class NetworkSummary:
     created: float = 0.0
 
 
-def create(engine: Engine, request: NetworkRequest, programs: Programs) -> NetworkRecord:
+def create(engine: Core, request: NetworkRequest, programs: Programs) -> NetworkRecord:
     """Raises ``InvalidNetwork``, ``NetworkExists``; ``Unsupported`` for ordinary users.
 
     Where no container could be on it, for want of a program that makes bridges, ``EngineMissing``.
@@ -51,7 +51,7 @@ def create(engine: Engine, request: NetworkRequest, programs: Programs) -> Netwo
     return _records(engine).create(request, engine.clock())
 
 
-def listing(engine: Engine, filters: Mapping[str, Sequence[str]] | None = None) -> tuple[NetworkSummary, ...]:
+def listing(engine: Core, filters: Mapping[str, Sequence[str]] | None = None) -> tuple[NetworkSummary, ...]:
     """By name, with those that are always there. Raises ``InvalidInput`` for a filter that is not known."""
     filters = filters or {}
     check_filters(filters, _FILTERS, "network ls")
@@ -61,7 +61,7 @@ def listing(engine: Engine, filters: Mapping[str, Sequence[str]] | None = None) 
     return tuple(sorted((each for each in found if _matches(each, filters)), key=lambda each: each.name))
 
 
-def inspect(engine: Engine, name: str) -> dict[str, Any]:
+def inspect(engine: Core, name: str) -> dict[str, Any]:
     """With docker's field names. Raises ``NetworkNotFound``."""
     records = _records(engine)
     if name in ("host", "none"):
@@ -70,7 +70,7 @@ def inspect(engine: Engine, name: str) -> dict[str, Any]:
     return _document(record)
 
 
-def remove(engine: Engine, name: str, *, in_use: Mapping[str, Iterable[str]] | None = None) -> str:
+def remove(engine: Core, name: str, *, in_use: Mapping[str, Iterable[str]] | None = None) -> str:
     """Gives the name. ``in_use``: containers by the network's name, besides those that run right now.
 
     Raises ``NetworkNotFound``, ``NetworkInUse``, ``InvalidInput`` for a network that is always there.
@@ -89,7 +89,7 @@ def remove(engine: Engine, name: str, *, in_use: Mapping[str, Iterable[str]] | N
 
 
 def prune(
-    engine: Engine, *, in_use: Mapping[str, Iterable[str]] | None = None,
+    engine: Core, *, in_use: Mapping[str, Iterable[str]] | None = None,
     filters: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[str, ...]:
     """Removes what no container uses and somebody made; gives the names. Filters: label, until."""
@@ -106,11 +106,11 @@ def prune(
     return tuple(removed)
 
 
-def _records(engine: Engine) -> NetworkRecords:
+def _records(engine: Core) -> NetworkRecords:
     return NetworkRecords(engine.root / "networks")
 
 
-def _until(engine: Engine, texts: Sequence[str]) -> float:
+def _until(engine: Core, texts: Sequence[str]) -> float:
     from lamina.engine.durations import parse_duration
 
     return engine.clock() - max(map(parse_duration, texts), default=0.0)

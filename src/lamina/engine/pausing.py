@@ -17,11 +17,11 @@ from lamina.errors import Conflict, Unavailable, Unsupported
 from lamina.runtime.container import PAUSED, Status
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.runtime.cgroup import Cgroup
 
 
-def pause(engine: Engine, name: str) -> None:
+def pause(engine: Core, name: str) -> None:
     """Raises ``ContainerNotRunning``; ``Conflict`` if it is paused already, by a commit perhaps."""
     seen = find_live(engine, name, "pause")
     if seen.state.status is Status.PAUSED:
@@ -33,7 +33,7 @@ def pause(engine: Engine, name: str) -> None:
         raise Conflict(f"{name}: paused already") from None
 
 
-def unpause(engine: Engine, name: str) -> None:
+def unpause(engine: Core, name: str) -> None:
     """Raises ``ContainerNotRunning``; ``Conflict`` if it is not paused."""
     seen = find_live(engine, name, "unpause")
     group = find_group(seen.state)
@@ -45,7 +45,7 @@ def unpause(engine: Engine, name: str) -> None:
 
 
 @contextlib.contextmanager
-def standing_still(engine: Engine, seen: Seen) -> Iterator[None]:
+def standing_still(engine: Core, seen: Seen) -> Iterator[None]:
     """For a look at the filesystem of a running container; where pausing cannot be had, without.
 
     It is paused as by :func:`pause`. One that is paused already stays so, and one that somebody lets go on

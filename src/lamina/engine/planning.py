@@ -23,7 +23,7 @@ from lamina.oci.reference import Reference
 from lamina.values import dataclass, replace
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 SUFFIX = "-squashed"
 
@@ -51,7 +51,7 @@ class Planned:
     done: tuple[Squashed, ...] = ()
 
 
-def plan(engine: Engine, wanted: Sequence[tuple[str, int]], options: PlanOptions) -> Planned:
+def plan(engine: Core, wanted: Sequence[tuple[str, int]], options: PlanOptions) -> Planned:
     """``wanted`` are images with their pull counts; without any, every image here that has a name.
 
     The other images here are never squashed, but what is shared with them stays shared.
@@ -68,7 +68,7 @@ def plan(engine: Engine, wanted: Sequence[tuple[str, int]], options: PlanOptions
 
 @contextmanager
 def _chosen(
-    engine: Engine, wanted: Sequence[tuple[str, int]]
+    engine: Core, wanted: Sequence[tuple[str, int]]
 ) -> Iterator[list[tuple[str, int, ImageRecord]]]:
     """Each image once: of several names of one, pulls are added up under the first."""
     if not wanted:
@@ -86,12 +86,12 @@ def _chosen(
         yield list(found.values())
 
 
-def _planned(engine: Engine, name: str, pulls: int, record: ImageRecord) -> PlannedImage:
+def _planned(engine: Core, name: str, pulls: int, record: ImageRecord) -> PlannedImage:
     image = load_record(engine, record)
     return PlannedImage(name=name, pulls=pulls, layers=_layers(image), hidden=_hidden(engine, image))
 
 
-def _bystanders(engine: Engine, chosen: set[Digest]) -> Iterator[PlannedImage]:
+def _bystanders(engine: Core, chosen: set[Digest]) -> Iterator[PlannedImage]:
     """The other images here, for what they share alone."""
     seen = set(chosen)
     for record in engine.store.catalog.records():
@@ -105,7 +105,7 @@ def _layers(image: Image) -> list[PlannedLayer]:
     return [PlannedLayer(diff_id=layer.diff_id, size=layer.descriptor.size) for layer in image.layers]
 
 
-def _hidden(engine: Engine, image: Image) -> dict[tuple[int, int], int]:
+def _hidden(engine: Core, image: Image) -> dict[tuple[int, int], int]:
     """Bytes of files, scaled to what they take in their layer's blob."""
     tree = open_tree(engine, image)
     ratios = [
@@ -123,7 +123,7 @@ def _hidden(engine: Engine, image: Image) -> dict[tuple[int, int], int]:
 
 
 def _apply(
-    engine: Engine, found: Plan, chosen: Sequence[tuple[str, int, ImageRecord]], options: PlanOptions
+    engine: Core, found: Plan, chosen: Sequence[tuple[str, int, ImageRecord]], options: PlanOptions
 ) -> Iterator[Squashed]:
     """Nothing is done unless all of it can be named. Of an index, the platform that was planned."""
     work = [

@@ -25,10 +25,10 @@ from lamina.runtime.container import (
 from lamina.runtime.records import ContainerTable
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 
-def remove(engine: Engine, name: str, *, force: bool = False, with_volumes: bool = False) -> None:
+def remove(engine: Core, name: str, *, force: bool = False, with_volumes: bool = False) -> None:
     """Takes the container's layer, log and record; the image stays. Raises ``ContainerRunning``."""
     seen = find(engine, name)
     if seen.state.is_live:
@@ -48,7 +48,7 @@ def remove(engine: Engine, name: str, *, force: bool = False, with_volumes: bool
         remove_locked(engine, seen.container, with_volumes=with_volumes)
 
 
-def remove_locked(engine: Engine, container: Container, *, with_volumes: bool) -> None:
+def remove_locked(engine: Core, container: Container, *, with_volumes: bool) -> None:
     """For the holder of the lock of a container that has ended."""
     driver = engine.driver_named(container.driver)
     from lamina.runtime.removal import remove_container
@@ -59,7 +59,7 @@ def remove_locked(engine: Engine, container: Container, *, with_volumes: bool) -
     remove_container(engine.root, engine.store.state, driver, container, with_volumes=with_volumes)
 
 
-def prune(engine: Engine, filters: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], int]:
+def prune(engine: Core, filters: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], int]:
     """All that do not run; gives their IDs and the bytes that went from the disk.
 
     One whose driver is not here stays: what it has on the disk, that driver alone can remove.
@@ -79,7 +79,7 @@ def prune(engine: Engine, filters: Mapping[str, Sequence[str]]) -> tuple[tuple[s
     return tuple(removed), freed
 
 
-def _is_prunable(engine: Engine, container: Container, filters: Mapping[str, Sequence[str]]) -> bool:
+def _is_prunable(engine: Core, container: Container, filters: Mapping[str, Sequence[str]]) -> bool:
     from lamina.engine.durations import parse_duration
 
     for text in filters.get("until", ()):
@@ -93,12 +93,12 @@ def _is_prunable(engine: Engine, container: Container, filters: Mapping[str, Seq
 # -- what it takes
 
 
-def size_on_disk(engine: Engine, container: Container) -> int:
+def size_on_disk(engine: Core, container: Container) -> int:
     """Bytes of the container's own layer, and of what lies in its directory."""
     return layer_size(engine, container) + directory_size(engine, container)
 
 
-def layer_size(engine: Engine, container: Container) -> int:
+def layer_size(engine: Core, container: Container) -> int:
     """Nothing, where its driver is not installed any more, or cannot be had by this user."""
     from lamina.snapshot.snapshotter import DriverUnavailable, SnapshotNotFound
 
@@ -108,7 +108,7 @@ def layer_size(engine: Engine, container: Container) -> int:
         return 0
 
 
-def directory_size(engine: Engine, container: Container) -> int:
+def directory_size(engine: Core, container: Container) -> int:
     from lamina.snapshot.trees import measure
 
     try:
@@ -120,7 +120,7 @@ def directory_size(engine: Engine, container: Container) -> int:
 # -- what nobody knows any more
 
 
-def abandoned(engine: Engine) -> list[tuple[Path, int]]:
+def abandoned(engine: Core) -> list[tuple[Path, int]]:
     """Directories of containers that never came to be, or that are half gone, and their bytes."""
     from lamina.snapshot.trees import measure
 
@@ -128,7 +128,7 @@ def abandoned(engine: Engine) -> list[tuple[Path, int]]:
         return [(path, measure(path).size) for path in paths]
 
 
-def sweep_directories(engine: Engine) -> int:
+def sweep_directories(engine: Core) -> int:
     """Removes what :func:`abandoned` finds; gives the bytes freed."""
     from lamina.snapshot.hands import empty_anyhow
     from lamina.snapshot.trees import measure
@@ -143,7 +143,7 @@ def sweep_directories(engine: Engine) -> int:
 
 
 @contextlib.contextmanager
-def _alone_with_directories(engine: Engine) -> Iterator[list[Path]]:
+def _alone_with_directories(engine: Core) -> Iterator[list[Path]]:
     """Those that no row knows and nobody makes or removes; nor will anybody begin to until the block ends."""
     home = engine.root / "containers"
     if not home.is_dir():

@@ -13,10 +13,10 @@ from lamina.insight.waste import find_waste
 from lamina.oci.descriptor import Platform
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 
-def report_data(engine: Engine, name: str, *, platform: Platform | None = None) -> ReportData:
+def report_data(engine: Core, name: str, *, platform: Platform | None = None) -> ReportData:
     with borrowed(engine, name, platform) as record:
         image = images.load_record(engine, record)
         tree = explain.open_tree(engine, image)
@@ -26,5 +26,5 @@ def report_data(engine: Engine, name: str, *, platform: Platform | None = None) 
         return make_report(image, tree, waste, name=name, shared_with=shared_with)
 
 
-def report_page(engine: Engine, name: str, *, platform: Platform | None = None) -> str:
+def report_page(engine: Core, name: str, *, platform: Platform | None = None) -> str:
     return page.render(report_data(engine, name, platform=platform))

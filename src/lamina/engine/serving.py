@@ -27,7 +27,7 @@ from lamina.registry.server import RegistryApp
 
 if TYPE_CHECKING:
     from lamina.content.ingest import LocalIngest
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 
 class BlobInUse(Conflict):
@@ -63,7 +63,7 @@ class Serving:
         self.close()
 
 
-def serve(engine: Engine, address: str, port: int, *, read_only: bool) -> Serving:
+def serve(engine: Core, address: str, port: int, *, read_only: bool) -> Serving:
     from lamina.engine.refetching import RefetchingStore
 
     source = RefetchingStore(engine)

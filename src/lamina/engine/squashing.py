@@ -16,6 +16,7 @@ from lamina.engine.images import load_record
 from lamina.engine.landing import hold_all
 from lamina.engine.locations import Location, parse_location
 from lamina.engine.merging import Merging, SquashedImage, SquashOptions
+from lamina.engine.removed import discard
 from lamina.image import Image, images_of
 from lamina.oci.descriptor import INDEXES, Descriptor, Platform
 from lamina.oci.digest import Digest
@@ -25,7 +26,7 @@ from lamina.squashed import Redaction, compile_patterns, redact_index
 from lamina.values import dataclass, replace
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,7 @@ class Squashed:
 
 
 def squash(
-    engine: Engine, name: str, target: str, options: SquashOptions, platform: Platform | None
+    engine: Core, name: str, target: str, options: SquashOptions, platform: Platform | None
 ) -> Squashed:
     """Nothing has a name before all of it is there; what was made is taken back after a failure."""
     began = engine.clock()
@@ -76,9 +77,9 @@ def squash(
     )
 
 
-def _take_back(engine: Engine, lease: Lease, made: Sequence[Digest], work: Sequence[Merging]) -> None:
+def _take_back(engine: Core, lease: Lease, made: Sequence[Digest], work: Sequence[Merging]) -> None:
     lease.close()
-    engine.discard(made, [diff_id for each in work for diff_id in each.layers])
+    discard(engine, made, [diff_id for each in work for diff_id in each.layers])
 
 
 # -- what is squashed
@@ -100,7 +101,7 @@ class _Sources:
 
 
 @contextmanager
-def _sources(engine: Engine, name: str, platform: Platform | None) -> Iterator[_Sources]:
+def _sources(engine: Core, name: str, platform: Platform | None) -> Iterator[_Sources]:
     """The images that are meant, all of each in the store until the context ends."""
     location = parse_location(name)
     with ExitStack() as stack:
@@ -123,7 +124,7 @@ def _sources(engine: Engine, name: str, platform: Platform | None) -> Iterator[_
 
 
 def _choose(
-    engine: Engine, source: Fetcher, root: Descriptor, raw: bytes, platform: Platform | None
+    engine: Core, source: Fetcher, root: Descriptor, raw: bytes, platform: Platform | None
 ) -> tuple[list[Descriptor], tuple[str, ...]]:
     """Which manifests, and what is left out. With a platform one; without, every image that is there."""
     if root.media_type not in INDEXES:
@@ -187,7 +188,7 @@ def _root(
 
 
 def _finish(
-    engine: Engine, root: Descriptor, manifests: Sequence[Manifest], goal: Location | None
+    engine: Core, root: Descriptor, manifests: Sequence[Manifest], goal: Location | None
 ) -> None:
     """Sent where it shall go; or filed in the store, under the name if one was given."""
     if goal is not None and not goal.is_store:

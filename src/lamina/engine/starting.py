@@ -33,7 +33,7 @@ from lamina.values import dataclass
 if TYPE_CHECKING:
     import socket
 
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.snapshot.namespace import Identity
 
 _INIT_PROGRAMS = ("docker-init", "catatonit", "tini-static", "tini")
@@ -50,7 +50,7 @@ class Started:
 
 
 def start(
-    engine: Engine, container: Container, *, client: socket.socket | None = None,
+    engine: Core, container: Container, *, client: socket.socket | None = None,
     console: tuple[int, int] | None = None,
 ) -> Started:
     """Returns when the container's command runs. ``client`` is attached before that.
@@ -72,7 +72,7 @@ def start(
         os.close(lock)
 
 
-def _lock(engine: Engine, directory: ContainerDirectory, container: Container) -> int:
+def _lock(engine: Core, directory: ContainerDirectory, container: Container) -> int:
     """Of a container that is there still: whoever held the lock until now may have removed it."""
     try:
         lock = directory.lock(PATIENCE)
@@ -99,7 +99,7 @@ def _insist_ended(directory: ContainerDirectory, container: Container) -> None:
 
 
 def plan_of(
-    engine: Engine, container: Container, console: tuple[int, int] | None
+    engine: Core, container: Container, console: tuple[int, int] | None
 ) -> tuple[Plan, tuple[str, ...]]:
     options = container.options
     driver = engine.driver_named(container.driver)
@@ -196,7 +196,7 @@ def _seccomp(container: Container, wanted: str) -> Mapping[str, Any] | None:
 
 
 def _network(
-    engine: Engine, container: Container, identity: Identity
+    engine: Core, container: Container, identity: Identity
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     from lamina.runtime.network.hostfiles import parse_dns
     from lamina.runtime.network.planning import plan_network
@@ -215,7 +215,7 @@ def _network(
     return plan.to_json(), plan.notes
 
 
-def _shared(engine: Engine, container: Container) -> dict[str, str]:
+def _shared(engine: Core, container: Container) -> dict[str, str]:
     """Namespaces that are the host's, or another container's."""
     options = container.options
     shared: dict[str, str] = {}
@@ -233,7 +233,7 @@ def _shared(engine: Engine, container: Container) -> dict[str, str]:
     return shared
 
 
-def _pid_of(engine: Engine, name: str) -> int:
+def _pid_of(engine: Core, name: str) -> int:
     other = ContainerTable(engine.store.state).find(name)
     state = observe(ContainerDirectory(engine.root, other.id))
     if not state.is_live or not state.pid:

@@ -21,13 +21,13 @@ from lamina.runtime.container import (
 from lamina.runtime.signals import parse_signal, send, wait_for_end
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 DEFAULT_STOP_SECONDS = 10
 _STEP = 0.005
 
 
-def stop(engine: Engine, name: str, *, seconds: int | None = None, number: int = 0) -> None:
+def stop(engine: Core, name: str, *, seconds: int | None = None, number: int = 0) -> None:
     """The container's own signal, or ``number``; after ``seconds`` SIGKILL. One that has ended is fine."""
     seen = find(engine, name)
     if not seen.state.is_live:
@@ -46,7 +46,7 @@ def stop(engine: Engine, name: str, *, seconds: int | None = None, number: int =
     await_end(engine, seen.container)
 
 
-def kill(engine: Engine, name: str, number: int = signal.SIGKILL) -> None:
+def kill(engine: Core, name: str, number: int = signal.SIGKILL) -> None:
     """Sends a signal to the container's first process. Raises ``ContainerNotRunning``."""
     seen = find_live(engine, name, "kill")
     if number == signal.SIGKILL:
@@ -70,7 +70,7 @@ def kill_everything(state: ContainerState) -> None:
             group.kill()
 
 
-def intend_to_stop(engine: Engine, seen: Seen) -> Seen:
+def intend_to_stop(engine: Core, seen: Seen) -> Seen:
     """Told to the monitor, which then does not start it again; gives what is true after that.
 
     A monitor that is just about to start it again has looked already: then the new run is the one to stop.
@@ -86,7 +86,7 @@ def intend_to_stop(engine: Engine, seen: Seen) -> Seen:
     return see(engine, seen.container)
 
 
-def thaw(engine: Engine, seen: Seen) -> None:
+def thaw(engine: Core, seen: Seen) -> None:
     """On the way to the end of it; somebody else may have done it, or it may have ended."""
     if seen.state.status is Status.PAUSED:
         from lamina.engine.pausing import unpause
@@ -95,7 +95,7 @@ def thaw(engine: Engine, seen: Seen) -> None:
             unpause(engine, seen.container.id)
 
 
-def await_end(engine: Engine, container: Container) -> None:
+def await_end(engine: Core, container: Container) -> None:
     """Until the monitor has written the end down, or the container is gone altogether."""
     directory = directory_of(engine, container)
     deadline = time.monotonic() + PATIENCE
@@ -105,7 +105,7 @@ def await_end(engine: Engine, container: Container) -> None:
         see(engine, container)
 
 
-def wait(engine: Engine, name: str, *, condition: str = "not-running") -> int:
+def wait(engine: Core, name: str, *, condition: str = "not-running") -> int:
     """Blocks until it has ended; gives the exit code. With ``removed``, until it is gone."""
     seen = find(engine, name)
     directory = directory_of(engine, seen.container)

@@ -21,7 +21,8 @@ from lamina.content.ingest import claim
 from lamina.content.local import LocalStore
 from lamina.content.reserve import free_bytes
 from lamina.engine.landing import unpack_layers
-from lamina.errors import InvalidInput, Unavailable
+from lamina.engine.room import SHARING, NoRoom
+from lamina.errors import InvalidInput, Unavailable, nearest
 from lamina.events import Action, Event, Report
 from lamina.oci.config import chain_ids
 from lamina.oci.descriptor import OCI_LAYER, Descriptor
@@ -34,7 +35,7 @@ from lamina.snapshot.trees import sync_tree
 from lamina.values import dataclass, replace
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.layer.index import IndexBuilder
     from lamina.layer.tarstream import Writable
 
@@ -43,13 +44,7 @@ _LAYER = _FILES * _FILE
 _WRITTEN = 4096
 _SMALL = 128 << 10  # what a container takes that copies nothing, with room to spare
 _SPARE = 64 << 20
-# Drivers whose containers take no whole copy of their image.
-_SHARING = ("erofs", "overlay2", "btrfs", "zfs", "devicemapper", "fuse-overlayfs")
 MAX_LAYERS, MAX_CONTAINERS = 500, 100_000
-
-
-class NoRoom(Unavailable):
-    """The disk could become full. The message says how much it would take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +75,7 @@ class Benched:
 
 
 def bench(
-    engine: Engine, drivers: Sequence[str] = (), *, layers: int = 10, containers: int = 50,
+    engine: Core, drivers: Sequence[str] = (), *, layers: int = 10, containers: int = 50,
     seconds: Callable[[], float] = time.perf_counter,
 ) -> Benched:
     """One driver after the other; all that work here if none is named.
@@ -101,7 +96,7 @@ def bench(
 
 
 @contextmanager
-def _scratch(engine: Engine) -> Iterator[Path]:
+def _scratch(engine: Core) -> Iterator[Path]:
     directory = claim(engine.root / "ingest" / f"bench-{os.urandom(8).hex()}")
     assert directory is not None
     try:
@@ -111,11 +106,14 @@ def _scratch(engine: Engine) -> Iterator[Path]:
         directory.close()
 
 
-def _chosen(engine: Engine, scratch: Path, names: Sequence[str]) -> tuple[list[str], list[Candidate]]:
+def _chosen(engine: Core, scratch: Path, names: Sequence[str]) -> tuple[list[str], list[Candidate]]:
     found = {each.name: each for each in probe(scratch, read_options(engine.settings.storage_opts))}
     for name in names:
         if name not in found:
-            raise DriverUnavailable(f"storage driver {name}: no such driver (one of {', '.join(found)})")
+            raise DriverUnavailable(
+                f"storage driver {name}: no such driver (one of {', '.join(found)})"
+                f"{nearest(name.lower(), found)}"
+            )
         if not found[name].is_usable:
             raise DriverUnavailable(f"storage driver {name}: {found[name].reason}")
     usable = list(dict.fromkeys(names)) or [name for name, each in found.items() if each.is_usable]
@@ -136,14 +134,14 @@ def _insist_room(root: Path, names: Sequence[str], layers: int, containers: int)
 def _need(name: str, layers: int, containers: int) -> int:
     """Blobs, tars and trees of the layers; of containers a copy of all, or little."""
     stack = layers * _LAYER
-    return 3 * stack + containers * (_SMALL if name in _SHARING else stack + _SMALL)
+    return 3 * stack + containers * (_SMALL if name in SHARING else stack + _SMALL)
 
 
 # -- one driver
 
 
 def _measured(
-    engine: Engine, root: Path, name: str, layers: int, containers: int, seconds: Callable[[], float]
+    engine: Core, root: Path, name: str, layers: int, containers: int, seconds: Callable[[], float]
 ) -> BenchRow:
     settings = replace(engine.settings, root=root, storage_driver=name)
     with ExitStack() as stack:
@@ -172,7 +170,7 @@ class _Course:
     """What is done with one driver, and how long it takes."""
 
     def __init__(
-        self, engine: Engine, hands: Hands, seconds: Callable[[], float], report: Report
+        self, engine: Core, hands: Hands, seconds: Callable[[], float], report: Report
     ) -> None:
         self._engine = engine
         self._driver = engine.driver
@@ -220,7 +218,7 @@ class _Course:
         self._report(Event(action=Action.MEASURING, subject=f"{self._driver.name}, {what}"))
 
 
-def _blob(engine: Engine, number: int) -> Descriptor:
+def _blob(engine: Core, number: int) -> Descriptor:
     """A plain layer, whose digest is its diff id; the same ones in each comparison."""
     from lamina.layer.entry import Entry, Kind
     from lamina.layer.tarstream import write_entries
@@ -251,7 +249,7 @@ def _size(driver: Snapshotter, keys: Sequence[str], vanished: int) -> int:
     return (min(told, vanished) if vanished > 0 else told) // len(keys)
 
 
-def _remove_all(engine: Engine) -> None:
+def _remove_all(engine: Core) -> None:
     """Also what a driver keeps elsewhere; the directories go with the scratch."""
     driver = engine.driver
     for info in list(driver.walk()):

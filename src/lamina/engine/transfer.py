@@ -23,7 +23,7 @@ from lamina.oci.reference import Reference
 from lamina.values import dataclass, replace
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Pushed:
     size: int
 
 
-def pull(engine: Engine, name: str, *, platform: Platform | None, all_tags: bool) -> tuple[Pulled, ...]:
+def pull(engine: Core, name: str, *, platform: Platform | None, all_tags: bool) -> tuple[Pulled, ...]:
     reference = Reference.parse(name)
     if not all_tags:
         return (_pull_one(engine, reference.with_default_tag(), platform),)
@@ -54,7 +54,7 @@ def pull(engine: Engine, name: str, *, platform: Platform | None, all_tags: bool
     return tuple(_pull_one(engine, reference.with_tag(tag), platform) for tag in tags)
 
 
-def _pull_one(engine: Engine, reference: Reference, platform: Platform | None) -> Pulled:
+def _pull_one(engine: Core, reference: Reference, platform: Platform | None) -> Pulled:
     engine.report(Event(
         action=Action.PULLING, subject=reference.tag or str(reference.digest),
         detail=reference.repository if reference.registry == "docker.io" else reference.name,
@@ -82,7 +82,7 @@ def _pull_one(engine: Engine, reference: Reference, platform: Platform | None) -
     )
 
 
-def push(engine: Engine, name: str, *, all_tags: bool, compression: str) -> tuple[Pushed, ...]:
+def push(engine: Core, name: str, *, all_tags: bool, compression: str) -> tuple[Pushed, ...]:
     reference = Reference.parse(name)
     if not all_tags:
         return (_push_one(engine, reference.with_default_tag(), compression),)
@@ -97,7 +97,7 @@ def push(engine: Engine, name: str, *, all_tags: bool, compression: str) -> tupl
     return tuple(_push_one(engine, found, compression) for found in sorted(mine, key=str))
 
 
-def _push_one(engine: Engine, reference: Reference, compression: str) -> Pushed:
+def _push_one(engine: Core, reference: Reference, compression: str) -> Pushed:
     record = find_image(engine.store.catalog, reference.canonical)
     if not reference.tag:
         raise InvalidInput(f"{reference.familiar}: push needs a tag to push to")
@@ -121,17 +121,17 @@ def _push_one(engine: Engine, reference: Reference, compression: str) -> Pushed:
     return Pushed(reference=reference.canonical, tag=reference.tag, digest=root.digest, size=root.size)
 
 
-def remote_manifest(engine: Engine, name: str) -> tuple[Descriptor, bytes]:
+def remote_manifest(engine: Core, name: str) -> tuple[Descriptor, bytes]:
     reference = Reference.parse(name).with_default_tag()
     repository = engine.registries.repository(reference)
     return repository.fetch_manifest(str(reference.digest or reference.tag))
 
 
-def remote_tags(engine: Engine, name: str) -> Iterator[str]:
+def remote_tags(engine: Core, name: str) -> Iterator[str]:
     return engine.registries.repository(Reference.parse(name)).tags()
 
 
-def _pushable(engine: Engine, record: ImageRecord, compression: str) -> Descriptor:
+def _pushable(engine: Core, record: ImageRecord, compression: str) -> Descriptor:
     """The root if all it lists is here, else the one manifest that is; layers compressed if need be."""
     root = record.descriptor
     if root.media_type in INDEXES:

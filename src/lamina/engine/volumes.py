@@ -14,7 +14,7 @@ from lamina.runtime.volumes import Volume, VolumeNotFound, VolumeStore
 from lamina.values import dataclass
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 Users = Mapping[str, Sequence[str]]
 _FILTERS = ("dangling", "driver", "label", "name")
@@ -46,11 +46,11 @@ class PrunedVolumes:
     freed: int
 
 
-def store_of(engine: Engine) -> VolumeStore:
+def store_of(engine: Core) -> VolumeStore:
     return VolumeStore(engine.root)
 
 
-def users(engine: Engine) -> dict[str, list[str]]:
+def users(engine: Core) -> dict[str, list[str]]:
     """Volume -> names of the containers that have it, running or not."""
     from lamina.runtime.records import ContainerTable
 
@@ -62,7 +62,7 @@ def users(engine: Engine) -> dict[str, list[str]]:
 
 
 def create(
-    engine: Engine, name: str = "", *, labels: Mapping[str, str] | None = None,
+    engine: Core, name: str = "", *, labels: Mapping[str, str] | None = None,
     options: Mapping[str, str] | None = None, driver: str = "local",
 ) -> Volume:
     """Without a name it is an anonymous one. One that is there already stays as it is."""
@@ -78,7 +78,7 @@ def create(
 
 
 def volumes(
-    engine: Engine, *, filters: Mapping[str, Sequence[str]] | None = None, in_use: Users
+    engine: Core, *, filters: Mapping[str, Sequence[str]] | None = None, in_use: Users
 ) -> tuple[Volume, ...]:
     """By name."""
     wanted = filters or {}
@@ -87,7 +87,7 @@ def volumes(
 
 
 def summaries(
-    engine: Engine, *, filters: Mapping[str, Sequence[str]] | None = None, has_sizes: bool = False
+    engine: Core, *, filters: Mapping[str, Sequence[str]] | None = None, has_sizes: bool = False
 ) -> tuple[VolumeSummary, ...]:
     """By name."""
     store, in_use = store_of(engine), users(engine)
@@ -101,7 +101,7 @@ def summaries(
     )
 
 
-def inspect(engine: Engine, name: str) -> dict[str, Any]:
+def inspect(engine: Core, name: str) -> dict[str, Any]:
     """Docker's fields. Raises ``VolumeNotFound``."""
     from datetime import UTC, datetime
 
@@ -118,7 +118,7 @@ def inspect(engine: Engine, name: str) -> dict[str, Any]:
     }
 
 
-def remove(engine: Engine, name: str, *, force: bool = False, in_use: Users) -> bool:
+def remove(engine: Core, name: str, *, force: bool = False, in_use: Users) -> bool:
     """Whether there was one; with ``force`` a missing one is no error. Raises :class:`VolumeInUse`."""
     check_name(name)
     if in_use.get(name):
@@ -135,7 +135,7 @@ def remove(engine: Engine, name: str, *, force: bool = False, in_use: Users) -> 
 
 
 def prune(
-    engine: Engine, *, all_volumes: bool = False, filters: Mapping[str, Sequence[str]] | None = None,
+    engine: Core, *, all_volumes: bool = False, filters: Mapping[str, Sequence[str]] | None = None,
     in_use: Users,
 ) -> PrunedVolumes:
     """Those that no container has: anonymous ones, and with ``all_volumes`` the others too."""
@@ -159,7 +159,7 @@ def prune(
     return PrunedVolumes(names=tuple(names), freed=freed)
 
 
-def usage(engine: Engine, *, in_use: Users) -> tuple[int, int, int, int]:
+def usage(engine: Core, *, in_use: Users) -> tuple[int, int, int, int]:
     """For ``system df``: how many, how many in use, their bytes, and those that prune could free."""
     store = store_of(engine)
     sizes = {volume.name: store.size(volume.name) for volume in store.walk()}

@@ -23,19 +23,19 @@ def diff(lower: ReadableRoot, upper: ReadableRoot) -> Iterator[Entry]:
     Both trees stand still meanwhile. Sockets are left out: they live no longer than their process. Raises
     ``InvalidLayer`` for what a layer cannot say, such as a name that begins with ``.wh.``.
     """
-    before, after = _Links.of(lower), _Links.of(upper)
+    before, after = Links.of(lower), Links.of(upper)
     yield from _Comparison(lower, upper, before, after).entries()
 
 
 @dataclass(slots=True)
-class _Links:
+class Links:
     """Names that share an inode, in path order; only of files that have several."""
 
     by_inode: dict[Hashable, list[str]] = field(default_factory=dict)
     by_path: dict[str, Hashable] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, root: ReadableRoot) -> _Links:
+    def of(cls, root: ReadableRoot) -> Links:
         found = cls()
         waiting = [""]
         while waiting:
@@ -60,7 +60,7 @@ class _Links:
 
 
 class _Comparison:
-    def __init__(self, lower: ReadableRoot, upper: ReadableRoot, before: _Links, after: _Links) -> None:
+    def __init__(self, lower: ReadableRoot, upper: ReadableRoot, before: Links, after: Links) -> None:
         self._lower = lower
         self._upper = upper
         self._before = before

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Hashable, Iterator, Mapping
 from enum import StrEnum
 
-from lamina.layer.diff import diff, has_same_content, is_alike, join, kind_of, whiteout_of
+from lamina.layer.diff import Links, diff, has_same_content, is_alike, join, kind_of, whiteout_of
 from lamina.layer.entry import (
     AUFS_PREFIX,
     NO_XATTRS,
@@ -195,6 +195,7 @@ class _Walk:
         self._namespace = namespace
         self._is_root_plain = is_root_plain or lower is None
         self._written: dict[Hashable, str] = {}
+        self._links: Links | None = None
         # A path, whether the tree below has the directory that it is in, and whether that one shows through.
         # Last in, first out.
         self._waiting: list[tuple[str, bool, bool]] = []
@@ -278,12 +279,19 @@ class _Walk:
     def _is_as_it_was(self, path: str, entry: Entry) -> bool:
         """Copied up, and nothing more. A file with other names below is none of them any more."""
         assert self._lower is not None
-        if self._lower.identity(path) is not None:
-            return False
         if entry.kind is Kind.FILE and self._lower.is_touched(path, entry):
             return False
         old = self._lower.look(path)
-        return is_alike(old, entry) and has_same_content(old, entry)
+        return is_alike(old, entry) and not self._has_other_names(path) and has_same_content(old, entry)
+
+    def _has_other_names(self, path: str) -> bool:
+        """In the tree below, which is walked for it: directories for other stacks share its inodes."""
+        assert self._lower is not None
+        if self._lower.identity(path) is None:
+            return False
+        if self._links is None:
+            self._links = Links.of(self._lower)
+        return len(self._links.group(path)) > 1
 
 
 def _unlisted(path: str, known: set[str]) -> list[str]:

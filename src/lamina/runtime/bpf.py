@@ -50,7 +50,7 @@ ACTIONS = {
     "SCMP_ACT_TRAP": 0x00030000,
 }
 _WITH_NUMBER = (_ERRNO, _TRACE)
-_REFUSING = tuple(f"SCMP_ACT_{name}" for name in ("ERRNO", "KILL", "KILL_PROCESS", "KILL_THREAD", "TRAP"))
+REFUSING = tuple(f"SCMP_ACT_{name}" for name in ("ERRNO", "KILL", "KILL_PROCESS", "KILL_THREAD", "TRAP"))
 COMPARISONS = tuple(f"SCMP_CMP_{name}" for name in ("EQ", "GE", "GT", "LE", "LT", "MASKED_EQ", "NE"))
 _NO_SUCH_CALL = _ERRNO | errno.ENOSYS
 
@@ -130,7 +130,7 @@ def compile_filter(profile: Mapping[str, Any], architecture: str | None = None) 
     rules = [
         (item["names"], rule) for item in profile.get("syscalls") or () for rule in _rules(item)
     ]
-    beyond = _NO_SUCH_CALL if profile["defaultAction"] in _REFUSING else default
+    beyond = _NO_SUCH_CALL if profile["defaultAction"] in REFUSING else default
     listed = profile.get("architectures") or ()
     programs = [
         (AUDIT[name], _program(name, rules, default, beyond))

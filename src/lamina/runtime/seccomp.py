@@ -146,6 +146,12 @@ def default_profile(capabilities: Collection[str], architecture: str) -> dict[st
     return {**profile, "syscalls": rules}
 
 
+def open_profile(architecture: str) -> dict[str, Any]:
+    """Allows everything, to every kind of program that the machine runs."""
+    machine = _SPELLINGS.get(architecture, architecture)
+    return {"defaultAction": _ALLOW, "architectures": list(_ARCHITECTURES.get(machine, ()))}
+
+
 def read_profile(
     path: str, capabilities: Collection[str], architecture: str, *, kernel: tuple[int, int] | None = None
 ) -> dict[str, Any]:

@@ -8,13 +8,12 @@ filesystem tells which paths were touched says so, and the two trees are compare
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
+from lamina.snapshot.reaching import reached
 from lamina.snapshot.snapshotter import Mount, SnapshotNotFound, Snapshotter
 from lamina.values import asdict, dataclass, replace
 
@@ -37,7 +36,7 @@ class Difference:
 
     With a ``namespace``, that of overlayfs' xattrs, ``upper`` is an overlay's upper directory; else a whole
     tree. ``is_root_plain``: no layer says what the root is like. ``keeps_owners``: files have their owners on
-    disk. ``touched``: two whole trees differ nowhere else.
+    disk. ``touched``: two whole trees differ nowhere else. ``is_exact``: see ``ContainerRoot``.
     """
 
     upper: tuple[Mount, ...]
@@ -46,6 +45,7 @@ class Difference:
     is_root_plain: bool = False
     keeps_owners: bool = True
     touched: Touched | None = None
+    is_exact: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """More touched paths than a message can hold are left out: then whole trees are compared."""
@@ -116,15 +116,16 @@ def list_changes(driver: Snapshotter, key: str, without: Mapping[str, str] = NOT
 
 def write_layer(
     driver: Snapshotter, key: str, out: Writable, builder: IndexBuilder,
-    without: Mapping[str, str] = NOTHING, *, latest: int | None = None,
+    without: Mapping[str, str] = NOTHING, *, latest: int | None = None, is_exact: bool = False,
 ) -> LayerWritten:
     """The changes as an uncompressed tar, which a layer's index is made of meanwhile. Each file is read once.
 
     The caller finishes the index: the layer's diff id is the digest of what was written to ``out``. No time
     in it is later than ``latest``, in nanoseconds since the epoch. Raises ``InvalidLayer`` for what no
-    layer can say.
+    layer can say; with ``is_exact``, sockets and flags are said nevertheless (``lamina.layer.exactly``).
     """
-    with _known(driver, key) as (difference, hands):
+    with _known(driver, key) as (found, hands):
+        difference = replace(found, is_exact=is_exact)
         if hands.identity.is_entered:
             from lamina.layer.tarstream import TarWriter  # noqa: PLC0415 - not for `diff`
 
@@ -278,6 +279,7 @@ def _changes(difference: Difference, without: Mapping[str, str]) -> Iterator[Ite
             yield listed(tree_changes(*narrowed), narrowed[0], without)
             return
         upper = _root(difference.upper, difference, stack)
+        upper.is_exact = difference.is_exact
         lower = _root(difference.lower, difference, stack) if difference.lower else None
         if lower is not None and not difference.namespace:
             found = tree_changes(upper, lower)
@@ -294,48 +296,26 @@ def _narrowed(difference: Difference, stack: ExitStack) -> tuple[ContainerRoot, 
         return None
     from lamina.snapshot.touched import NarrowedRoot, is_closed  # noqa: PLC0415 - who only mounts
 
-    owner = _owner(difference)
-    upper, lower = (
-        stack.enter_context(NarrowedRoot(_directory(side, stack), owner=owner, touched=difference.touched))
-        for side in (difference.upper, difference.lower)
-    )
+    def narrowed(side: Sequence[Mount], touched: Touched) -> NarrowedRoot:
+        path = stack.enter_context(reached(side))
+        return stack.enter_context(NarrowedRoot(path, owner=_owner(difference), touched=touched))
+
+    upper = narrowed(difference.upper, difference.touched)
+    lower = narrowed(difference.lower, difference.touched)
+    upper.is_exact = difference.is_exact
     return (upper, lower) if is_closed(upper) and is_closed(lower) else None
 
 
 def _root(mounts: Sequence[Mount], difference: Difference, stack: ExitStack) -> ContainerRoot:
     from lamina.layer.upper import ContainerRoot  # noqa: PLC0415 - who only mounts
 
-    return stack.enter_context(ContainerRoot(_directory(mounts, stack), owner=_owner(difference)))
+    return stack.enter_context(ContainerRoot(stack.enter_context(reached(mounts)), owner=_owner(difference)))
 
 
 def _owner(difference: Difference) -> Ownership:
     from lamina.layer.root import Ownership  # noqa: PLC0415 - who only mounts
 
     return Ownership.KEEP if difference.keeps_owners else Ownership.IGNORE
-
-
-def _directory(mounts: Sequence[Mount], stack: ExitStack) -> str:
-    """Where the files are: where they lie anyway, or in a mount that ends with the stack."""
-    if len(mounts) == 1 and not mounts[0].target:
-        if mounts[0].type == "bind":
-            return mounts[0].source
-        from lamina.snapshot.mounting import open_mount  # noqa: PLC0415 - ctypes, for those who mount
-
-        descriptor = open_mount(mounts[0], stack)
-        if descriptor >= 0:
-            return f"/proc/self/fd/{descriptor}/."  # with the dot, since the link itself is not followed
-    import tempfile  # noqa: PLC0415 - old kernels
-
-    from lamina.snapshot.mounting import mounted  # noqa: PLC0415 - as above
-
-    place = tempfile.mkdtemp(prefix="lamina-below-")
-    stack.callback(_leave, place)
-    return str(stack.enter_context(mounted(mounts, Path(place))))
-
-
-def _leave(place: str) -> None:
-    with contextlib.suppress(OSError):
-        os.rmdir(place)
 
 
 def _touched_of(document: Mapping[str, Any] | None) -> Touched | None:

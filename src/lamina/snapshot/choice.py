@@ -13,9 +13,9 @@ def choice_file(root: Path) -> Path:
 
 
 def read_choice(root: Path) -> dict[str, Any] | None:
-    """``driver``, ``ownership``, ``mounts`` and ``options``; ``None`` while nothing was chosen."""
+    """``driver``, ``ownership``, ``mounts``, ``options``, ``wanted``; ``None`` while nothing was chosen."""
     with suppress(FileNotFoundError, ValueError):
         found = json.loads(choice_file(root).read_bytes())
         if isinstance(found, dict) and {"driver", "ownership", "mounts"} <= found.keys():
-            return {"options": {}, **found}
+            return {"options": {}, "wanted": False, **found}
     return None

@@ -8,18 +8,16 @@ private copies: with reflinks (xfs, btrfs) they cost their directories, elsewher
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lamina.content.durable import make_directory, sync_directory
+from lamina.content.durable import sync_directory
 from lamina.content.state import State
 from lamina.oci.config import chain_ids
 from lamina.oci.digest import Digest
 from lamina.snapshot import trees
 from lamina.snapshot.changes import Difference
-from lamina.snapshot.directories import Directories
+from lamina.snapshot.directories import Directories, locked_home
 from lamina.snapshot.hands import Hands
 from lamina.snapshot.layers import LayerStore
 from lamina.snapshot.metadata import Row, SnapshotTable
@@ -114,7 +112,8 @@ class CopyingSnapshotter:
     def commit_layers(self, diff_ids: Sequence[Digest]) -> str:
         name: str = list(chain_ids(diff_ids))[-1]
         self._layers.insist(diff_ids, self.reception)
-        with self._composing():
+        # One process at a time: the second one finds the tree that it wanted.
+        with locked_home(self._directories.home):
             row = self._table.find(name)
             if row is not None and row.data["owners"] == self.identity.key and self._tree(row).is_dir():
                 return name
@@ -204,17 +203,6 @@ class CopyingSnapshotter:
 
     def _committed(self, key: str) -> Path:
         return self._tree(self._table.get(key, SnapshotKind.COMMITTED))
-
-    @contextlib.contextmanager
-    def _composing(self) -> Iterator[None]:
-        """One process at a time: the second one finds the tree that it wanted."""
-        make_directory(self._directories.home)
-        descriptor = os.open(self._directories.home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
     def _insist_unmounted(self, row: Row) -> None:
         if "id" not in row.data:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from lamina.content.durable import make_directory, sync_directory
+from lamina.content.durable import is_still_at, make_directory, sync_directory
 from lamina.snapshot import trees
 
 _REMOVING = ".removing-"
@@ -27,16 +27,29 @@ class Directories:
     @contextlib.contextmanager
     def new(self) -> Iterator[Path]:
         """Locked until the block ends, by when a row should name it; gone if the block fails."""
-        make_directory(self.home)
-        path = self.home / os.urandom(16).hex()
-        path.mkdir(mode=0o700)
-        with _locked(path):
+        with contextlib.ExitStack() as stack:
+            path = self._claimed(stack)
             try:
                 yield path
                 sync_directory(path.parent)
             except BaseException:
                 self._empty(path)
                 raise
+
+    def _claimed(self, stack: contextlib.ExitStack) -> Path:
+        """A new one, locked. Who sweeps may be at one that is not locked yet, or take an empty home away."""
+        while True:
+            make_directory(self.home)
+            path = self.home / os.urandom(16).hex()
+            try:
+                path.mkdir(mode=0o700)
+            except FileNotFoundError:
+                continue
+            is_ours = stack.enter_context(_locked(path))
+            if is_ours and path.exists():
+                return path
+            with contextlib.suppress(OSError):  # who looked at it may not have wanted to remove it
+                path.rmdir()
 
     def discard(self, path: Path) -> None:
         """Gone under its name at once, and then from the disk."""
@@ -64,11 +77,33 @@ class Directories:
             freed += size
         return freed
 
+    def names(self) -> set[str]:
+        """Of all that are there, in a row or not."""
+        return {path.name for path in self._all()}
+
     def _all(self) -> list[Path]:
         try:
             return [path for path in sorted(self.home.iterdir()) if path.is_dir()]
         except FileNotFoundError:
             return []
+
+
+@contextlib.contextmanager
+def locked_home(home: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """The directory of a driver, made if need be; one that others took away meanwhile keeps nobody out."""
+    while True:
+        make_directory(home)
+        try:
+            descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(descriptor, how)
+            if is_still_at(home, descriptor):
+                yield
+                return
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lamina.errors import InvalidInput
+from lamina.errors import InvalidInput, nearest
 from lamina.snapshot.snapshotter import DriverUnavailable, Snapshotter
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ ORDER = tuple(_MODULES)
 ALIASES = {"overlay": "overlay2", "copy": "vfs"}
 # docker's names of options begin with a word that is not always the driver's name.
 _PREFIXES = {"dm": "devicemapper", "overlay": "overlay2", "fuse_overlayfs": "fuse-overlayfs"}
+_TYPED = {"devicemapper": "dm"}
 
 
 class Driver:
@@ -84,12 +86,23 @@ def find_driver(name: str) -> Driver:
             return Driver(name, point.load, is_ours=False)
     raise DriverUnavailable(
         f"storage driver {name}: no such driver (one of {', '.join(ORDER)}, or an installed one)"
+        f"{nearest(name.lower(), driver_names())}"
     )
 
 
 def driver_names() -> list[str]:
     """Ours, best first, and then those that others installed."""
     return [*ORDER, *(point.name for point in entry_points())]
+
+
+def option_names() -> list[str]:
+    """``dm.basesize`` and its like, of all drivers; other people's code may raise whatever it likes."""
+    found: list[str] = []
+    for name in driver_names():
+        with suppress(Exception):
+            options = find_driver(name).options
+            found += [f"{_TYPED.get(name, name)}.{option}" for option in options]
+    return found
 
 
 def entry_points() -> Iterable[EntryPoint]:
@@ -129,7 +142,8 @@ def _insist_known(driver: str, name: str) -> None:
     known = find_driver(driver).options
     if name not in known:
         has = f"has {', '.join(known)}" if known else "has none"
-        raise InvalidInput(f"storage option {name!r}: the driver {driver} {has}")
+        near = nearest(name, known)
+        raise InvalidInput(f"storage option {name!r}: the driver {driver} {has}{near}")
 
 
 def with_options(known: Options, given: Options) -> dict[str, str]:

@@ -18,23 +18,27 @@ from lamina.layer.entry import Entry
 from lamina.oci.digest import Digest, Digester
 from lamina.snapshot.hands import Hands
 from lamina.snapshot.layers import LayerStore
+from lamina.snapshot.size import default_size
 from lamina.snapshot.snapshotter import Form, Mount, Reception, Usage
 from lamina.snapshot.stacked import StackedSnapshotter, keys_of
-from lamina.snapshot.trying import LACKING, overlay_reason, scratch
+from lamina.snapshot.trying import LACKING, overlay_reason, quota_reason, scratch
 
 if TYPE_CHECKING:
     from lamina.layer.index import LayerIndex
     from lamina.layer.tree import Tree
 
 NAME = "erofs"
+# As of overlay2.
+OPTIONS = ("size",)
 # The image of a layer that is self-contained, and so serves every stack.
 ALONE = "alone"
 
 
 def open_driver(
-    state: State, layers: LayerStore, hands: Hands, _options: Mapping[str, str]
+    state: State, layers: LayerStore, hands: Hands, options: Mapping[str, str]
 ) -> StackedSnapshotter:
-    return StackedSnapshotter(NAME, state, layers, ImageLowers(layers), hands)
+    size = default_size(NAME, options)
+    return StackedSnapshotter(NAME, state, layers, ImageLowers(layers), hands, size=size)
 
 
 class ImageLowers:
@@ -154,14 +158,14 @@ def promise(_hands: Hands) -> str:
     return "mounts an index over each layer's tar, unpacks nothing"
 
 
-def try_driver(root: Path, hands: Hands, _options: Mapping[str, str]) -> str:
+def try_driver(root: Path, hands: Hands, options: Mapping[str, str]) -> str:
     if hands.identity.is_initial and not hands.identity.may_mount:
         return LACKING
     if not hands.identity.is_initial:
         return "needs root: EROFS cannot be mounted in a user namespace"
     with scratch(root, hands) as path:
-        reason = try_erofs(path)
-    return reason or overlay_reason(root, hands)
+        reason = try_erofs(path) or overlay_reason(root, hands)
+    return reason or (quota_reason(root, hands) if default_size(NAME, options) else "")
 
 
 def try_erofs(scratch: Path) -> str:

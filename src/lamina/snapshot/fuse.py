@@ -67,7 +67,8 @@ class FuseSnapshotter(StackedSnapshotter):
     def _bound(self, _directory: Path, _size: int) -> None:
         """The program has the right to exceed quotas, and it is the one who writes."""
         raise DriverUnavailable(
-            f"storage driver {NAME}: cannot limit what a container writes; overlay2 on ext4 or xfs can"
+            f"storage driver {NAME}: cannot limit what a container writes; overlay2 and erofs can on ext4 or "
+            "xfs, and btrfs, zfs and devicemapper"
         )
 
     def difference(self, key: str) -> Difference:

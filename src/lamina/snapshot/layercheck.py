@@ -12,7 +12,8 @@ from lamina.content.collect import Finding
 from lamina.errors import LaminaError
 from lamina.oci.digest import Digest, Digester
 from lamina.snapshot.erofs import damaged_images, remove_image
-from lamina.snapshot.layers import LayerNotFound, LayerStore, Writing, open_regular
+from lamina.snapshot.layerfiles import Writing, open_regular
+from lamina.snapshot.layers import LayerNotFound, LayerStore
 
 if TYPE_CHECKING:
     from lamina.layer.entry import Entry

@@ -5,9 +5,7 @@
 says what else the form depends on: the owners on disk, and the stack below where the layer is not
 self-contained.
 
-Whoever writes holds a flock on the directory, works in ``.staging-<random>`` inside it, and renames when
-the diff id matched and everything is synced. So a second process that wants the same layer waits and
-finds it done, and what is called ``.staging-…`` in a directory that can be locked is dead.
+How that directory is written is told in ``layerdirectory``.
 """
 
 from __future__ import annotations
@@ -18,19 +16,20 @@ import io
 import json
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from lamina.content.durable import is_still_at, make_directory, sync_directory
 from lamina.content.store import CHUNK
 from lamina.errors import IntegrityError, LaminaError, NotFound
 from lamina.layer.entry import Entry
 from lamina.oci.digest import Digest
-from lamina.snapshot import syscalls, trees
+from lamina.snapshot import trees
 from lamina.snapshot.hands import empty_anyhow
-from lamina.snapshot.snapshotter import Form, Reception, Usage
+from lamina.snapshot.layerdirectory import REMOVING, USAGE, LayerDirectory, read_usage
+from lamina.snapshot.layerfiles import FileRange, Writing, open_regular
+from lamina.snapshot.snapshotter import Form, Reception
 from lamina.values import asdict, dataclass
 
 if TYPE_CHECKING:
@@ -38,11 +37,6 @@ if TYPE_CHECKING:
     from lamina.layer.index import LayerIndex
 
 _HEX = r"[0-9a-f]{64,128}"
-_STAGING = ".staging-"
-_GROUPS = ("trees", "erofs")
-_USAGE = ".usage"
-_FILES = ("tar", "facts.json", "index")
-_REMOVING = ".removing-"
 
 
 class LayerNotFound(NotFound):
@@ -315,7 +309,7 @@ class LayerStore:
         assert claimed is not None
         with claimed:
             size = self.size(diff_id)
-            doomed = claimed.path.with_name(f"{_REMOVING}{os.urandom(8).hex()}")
+            doomed = claimed.path.with_name(f"{REMOVING}{os.urandom(8).hex()}")
             os.rename(claimed.path, doomed)
             sync_directory(doomed.parent)
         self._empty(doomed)
@@ -327,10 +321,10 @@ class LayerStore:
         assert claimed is not None
         with claimed:
             tree = self.tree(diff_id, key)
-            doomed = claimed.path / f"{_REMOVING}{os.urandom(8).hex()}"
+            doomed = claimed.path / f"{REMOVING}{os.urandom(8).hex()}"
             with contextlib.suppress(FileNotFoundError):
                 os.rename(tree, doomed)
-                tree.with_name(f"{tree.name}{_USAGE}").unlink(missing_ok=True)
+                tree.with_name(f"{tree.name}{USAGE}").unlink(missing_ok=True)
                 self._empty(doomed)
 
     def leftovers(self) -> Iterator[tuple[Path, int]]:
@@ -362,7 +356,7 @@ class LayerStore:
         """Those of layers, and without a diff id those on their way out."""
         for algorithm in sorted(self._layers.iterdir()):
             for name in sorted(os.listdir(algorithm)):
-                if name.startswith(_REMOVING):
+                if name.startswith(REMOVING):
                     yield algorithm / name, None
                 elif re.fullmatch(_HEX, name):
                     yield algorithm / name, Digest.parse(f"{algorithm.name}:{name}")
@@ -386,7 +380,7 @@ class LayerStore:
         for path in _children(directory / "erofs"):
             total += _allocated(path)
         for path in _children(directory / "trees"):
-            if path.suffix == _USAGE:
+            if path.suffix == USAGE:
                 total += read_usage(path.with_suffix("")).size
         return total
 
@@ -421,165 +415,11 @@ class LayerStore:
         return [tree for tree in _children(self.directory(diff_id) / "trees") if tree.is_dir()]
 
 
-class LayerDirectory:
-    """A layer's directory while we hold its lock. Leaving the context gives it up."""
-
-    def __init__(self, path: Path, descriptor: int, empty: Callable[[Path], None]) -> None:
-        self.path = path
-        self._descriptor = descriptor
-        self._empty = empty
-
-    @contextlib.contextmanager
-    def staging(self) -> Iterator[Path]:
-        """A directory to work in, which is gone afterwards with whatever was not published."""
-        for dead, _size in self.leftovers():
-            self._empty(dead)
-        path = self.path / f"{_STAGING}{os.urandom(8).hex()}"
-        path.mkdir(mode=0o700)
-        try:
-            yield path
-        finally:
-            self._empty(path)
-
-    def publish(self, staging: Path) -> None:
-        """Gives what is staged its place, replacing what was there. Durable when this returns.
-
-        Staged things have the names that they are to have. All of it is synced first; then notes come
-        before what they are about, and the index, which says that the layer is here, comes last.
-        """
-        trees.sync_tree(staging)
-        touched = [self.path]
-        for group in _GROUPS:
-            if (staging / group).is_dir():
-                touched.append(self.path / group)
-                touched[-1].mkdir(mode=0o700, exist_ok=True)
-                for name in sorted(os.listdir(staging / group), key=lambda name: "." not in name):
-                    self._place(staging / group / name, touched[-1] / name)
-        for name in _FILES:
-            if (staging / name).exists():
-                self._place(staging / name, self.path / name)
-        for directory in reversed(touched):
-            sync_directory(directory)
-
-    def _place(self, source: Path, target: Path) -> None:
-        if target.is_dir():
-            doomed = self.path / f"{_REMOVING}{os.urandom(8).hex()}"
-            os.rename(target, doomed)
-            self._empty(doomed)
-        os.replace(source, target)
-
-    def leftovers(self) -> Iterator[tuple[Path, int]]:
-        """With the lock in our hands, nobody is at work in here: what looks like work is dead."""
-        if not (self.path / "index").is_file():
-            names = os.listdir(self.path)  # nothing was ever finished
-        else:
-            names = [name for name in os.listdir(self.path) if name.startswith((_STAGING, _REMOVING))]
-        for name in names:
-            yield self.path / name, trees.measure(self.path / name).size
-
-    def clear(self) -> int:
-        """Removes what is dead, and the directory too if nothing is left; returns the bytes freed."""
-        freed = 0
-        for path, size in self.leftovers():
-            self._empty(path)
-            freed += size
-        with contextlib.suppress(OSError):  # not empty: a layer
-            os.rmdir(self.path)
-        return freed
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-class FileRange(io.RawIOBase):
-    """A part of a file as a stream of its own."""
-
-    def __init__(self, path: Path, offset: int, size: int) -> None:
-        super().__init__()
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        self.offset = offset
-        self.size = size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # io's own stubs say Buffer
-        wanted = min(len(buffer), self.size - self._position)
-        if wanted <= 0:
-            return 0
-        count = os.preadv(self.descriptor, [memoryview(buffer)[:wanted]], self.offset + self._position)
-        self._position += count
-        return count
-
-    def close(self) -> None:
-        if not self.closed:
-            os.close(self.descriptor)
-        super().close()
-
-
-def read_usage(tree: Path) -> Usage:
-    """What was noted beside a tree when it was published."""
-    try:
-        size, inodes = json.loads(tree.with_name(f"{tree.name}{_USAGE}").read_bytes())
-    except FileNotFoundError:
-        return Usage(0, 0)
-    return Usage(size, inodes)
-
-
-def stage_usage(tree: Path, usage: Usage) -> None:
-    """A note beside a staged tree of what it takes: nobody walks it for that."""
-    note = tree.with_name(f"{tree.name}{_USAGE}")
-    note.write_text(json.dumps([usage.size, usage.inodes]), encoding="ascii")
-
-
 def facts_document(facts: Facts) -> bytes:
     return json.dumps(asdict(facts), separators=(",", ":")).encode("ascii")
 
 
-class Writing(io.RawIOBase):
-    """A function where a stream is wanted."""
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        super().__init__()
-        self._write = write
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, chunk: bytes) -> int:  # type: ignore[override]  # io's own stubs say Buffer
-        self._write(chunk)
-        return len(chunk)
-
-
 def _nowhere(_diff_id: Digest) -> Path | None:
-    return None
-
-
-def open_regular(tree: Path | None, entry: Entry) -> BinaryIO | None:
-    """A file below a tree, if it is there with its size. No symlink is followed on the way."""
-    try:
-        top = os.open(tree or "", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        descriptor = syscalls.open_beneath(top, entry.path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:  # not there, not for us to read, or something else by now
-        return None
-    finally:
-        os.close(top)
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) and status.st_size == entry.size:
-        return open(descriptor, "rb")
-    os.close(descriptor)
     return None
 
 

@@ -67,6 +67,23 @@ def mounted_with(option: str) -> list[str]:
     return [line.target for line in mounts() if option in line.options]
 
 
+def line_of(descriptor: int) -> MountLine | None:
+    """The mount that an open file was found in; ``None`` where this namespace does not have it."""
+    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
+        number = next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
+    return next((line for line in mounts() if line.number == number), None)
+
+
+def filesystem_of(directory: Path) -> str:
+    """``ext4`` and the like; the empty text where nobody knows."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        line = line_of(descriptor)
+    finally:
+        os.close(descriptor)
+    return "" if line is None else line.type
+
+
 def _unescaped(text: str) -> str:
     """Space, tab, newline, backslash and, in options, comma are written as octal."""
     return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text) if "\\" in text else text

@@ -32,12 +32,20 @@ _ATTRIBUTES = {
     "nosuid": syscalls.MOUNT_ATTR_NOSUID,
     "nodev": syscalls.MOUNT_ATTR_NODEV,
     "noexec": syscalls.MOUNT_ATTR_NOEXEC,
+    "noatime": syscalls.MOUNT_ATTR_NOATIME,
+    "nodiratime": syscalls.MOUNT_ATTR_NODIRATIME,
+    "relatime": 0,
+    "strictatime": syscalls.MOUNT_ATTR_STRICTATIME,
 }
 _FLAGS = {
     "ro": syscalls.MS_RDONLY,
     "nosuid": syscalls.MS_NOSUID,
     "nodev": syscalls.MS_NODEV,
     "noexec": syscalls.MS_NOEXEC,
+    "noatime": syscalls.MS_NOATIME,
+    "nodiratime": syscalls.MS_NODIRATIME,
+    "relatime": syscalls.MS_RELATIME,
+    "strictatime": syscalls.MS_STRICTATIME,
 }
 
 
@@ -232,7 +240,7 @@ def _configure(context: int, mount: Mount, options: tuple[str, ...], stack: Exit
         name, equals, value = option.partition("=")
         if equals:
             syscalls.fsconfig_text(context, name, _short(value, stack))
-        elif name not in ("nosuid", "nodev", "noexec"):  # those are the mount's, not the filesystem's
+        elif name == "ro" or name not in _ATTRIBUTES:  # the others are the mount's, not the filesystem's
             syscalls.fsconfig_flag(context, name)
 
 

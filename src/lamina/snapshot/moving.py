@@ -6,28 +6,29 @@ what the other driver mounts: so neither knows how the other keeps deletions, re
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lamina.errors import Unsupported
 from lamina.layer.apply import apply
-from lamina.layer.root import DirectoryRoot, write_all
+from lamina.layer.entry import Entry, Kind
+from lamina.layer.exactly import FLAGS, SOCKET, set_flags, without_unsayable
+from lamina.layer.root import Content, DirectoryRoot, write_all
 from lamina.layer.tarstream import TarReader
 from lamina.snapshot import syscalls
 from lamina.snapshot.look import ownership
-from lamina.snapshot.mounting import mounted, open_mount
 from lamina.snapshot.namespace import Ownership
+from lamina.snapshot.reaching import reached
 from lamina.snapshot.snapshotter import Mount, Snapshotter
 from lamina.values import asdict
 
 if TYPE_CHECKING:
-    from lamina.layer.entry import Entry
+    from lamina.layer import root as roots
     from lamina.snapshot.hands import Hands
 
 _BLOCK = 4096
@@ -56,7 +57,8 @@ def _write(driver: Snapshotter, key: str, spool: BinaryIO) -> None:
     from lamina.snapshot.changes import write_layer  # noqa: PLC0415 - as above
 
     with open(os.devnull, "wb") as index:  # nobody will look into this layer
-        written = write_layer(driver, key, _WithHoles(spool.fileno()), IndexBuilder(index))
+        out = _WithHoles(spool.fileno())
+        written = write_layer(driver, key, out, IndexBuilder(index), is_exact=True)
     os.ftruncate(spool.fileno(), written.tar_size)
 
 
@@ -74,8 +76,39 @@ class _WithHoles:
         return len(chunk)
 
 
-class _SparseRoot(DirectoryRoot):
-    """A file with holes takes no more than it did: 1 TB of disk image may well be 1 GB of disk."""
+class _ExactRoot(DirectoryRoot):
+    """With sockets and flags. A file with holes takes no more than it did: 1 TB may well be 1 GB of disk."""
+
+    def __init__(self, path: str, *, owner: roots.Ownership) -> None:
+        super().__init__(path, owner=owner)
+        self._flagged: dict[str, Mapping[str, bytes]] = {}
+
+    def make(self, path: str, entry: Entry, content: Content) -> None:
+        plain = self._noted(path, entry)
+        if SOCKET not in entry.xattrs:
+            super().make(path, plain, content)
+            return
+        parent, name = self._parent(path)
+        os.mknod(name, stat.S_IFSOCK | plain.mode & 0o777, dir_fd=parent)
+        self._finish_name(name, parent, plain)
+
+    def kind_of(self, path: str, status: os.stat_result) -> Kind:
+        return Kind.FIFO if stat.S_ISSOCK(status.st_mode) else super().kind_of(path, status)
+
+    def describe(self, path: str, entry: Entry) -> None:
+        super().describe(path, self._noted(path, entry))
+
+    def _noted(self, path: str, entry: Entry) -> Entry:
+        if FLAGS in entry.xattrs:
+            self._flagged[path] = entry.xattrs
+        return without_unsayable(entry)
+
+    def finish(self) -> None:
+        """Flags come last: nothing can be done to what has them."""
+        for path, xattrs in self._flagged.items():
+            parent, name = self._parent(path) if path else (self.directories.top, ".")
+            if not set_flags(parent, name, xattrs):
+                self.refused_xattrs.add(f"chattr +{xattrs[FLAGS].decode()}")
 
     def _write(self, descriptor: int, chunk: bytes | memoryview) -> None:
         _WithHoles(descriptor).write(chunk)
@@ -115,9 +148,10 @@ def apply_tar(driver: Snapshotter, key: str, tar: int) -> None:
 
 def apply_job(stream: BinaryIO, *, mounts: Sequence[Mapping[str, Any]], keeps_owners: bool) -> None:
     with ExitStack() as stack:
-        path = stack.enter_context(_directory([Mount.from_json(each) for each in mounts]))
-        root = stack.enter_context(_SparseRoot(path, owner=ownership(keeps_owners)))
+        path = stack.enter_context(reached([Mount.from_json(each) for each in mounts]))
+        root = stack.enter_context(_ExactRoot(path, owner=ownership(keeps_owners)))
         apply(TarReader(stream), root)
+        root.finish()
         if root.refused_xattrs:
             names = ", ".join(sorted(root.refused_xattrs))
             raise NotKept(f"{names}: attributes of files that cannot be set where this driver keeps them")
@@ -133,22 +167,5 @@ def put_file(driver: Snapshotter, hands: Hands, key: str, name: str, size: int) 
 
 
 def put_job(*, mounts: Sequence[Mapping[str, Any]], name: str, size: int) -> None:
-    with _directory([Mount.from_json(each) for each in mounts]) as path:
+    with reached([Mount.from_json(each) for each in mounts]) as path:
         Path(f"{path}/{name}").write_bytes(bytes(size))
-
-
-@contextlib.contextmanager
-def _directory(mounts: Sequence[Mount]) -> Iterator[str]:
-    """Where the files are, attached nowhere if that can be: nothing stays mounted, whatever happens."""
-    with ExitStack() as stack:
-        if len(mounts) == 1 and not mounts[0].target:
-            if mounts[0].type == "bind" and stat.S_ISDIR(os.stat(mounts[0].source).st_mode):
-                yield mounts[0].source
-                return
-            descriptor = open_mount(mounts[0], stack)
-            if descriptor >= 0:
-                yield f"/proc/self/fd/{descriptor}/."  # with the dot, since the link itself is not followed
-                return
-        place = tempfile.mkdtemp(prefix="lamina-moving-")
-        stack.callback(os.rmdir, place)
-        yield str(stack.enter_context(mounted(mounts, Path(place))))

@@ -14,13 +14,13 @@ from pathlib import Path
 from lamina.content.state import State
 from lamina.oci.digest import Digest
 from lamina.snapshot.hands import Hands
-from lamina.snapshot.layers import LayerStore, read_usage
+from lamina.snapshot.layerdirectory import read_usage
+from lamina.snapshot.layers import LayerStore
 from lamina.snapshot.namespace import Identity, Ownership
-from lamina.snapshot.projectquota import reason_against
-from lamina.snapshot.size import parse_size
+from lamina.snapshot.size import default_size
 from lamina.snapshot.snapshotter import Form, Mount, Reception, Usage
 from lamina.snapshot.stacked import StackedSnapshotter, keys_of
-from lamina.snapshot.trying import overlay_reason, owners
+from lamina.snapshot.trying import overlay_reason, owners, quota_reason
 from lamina.values import asdict
 
 NAME = "overlay2"
@@ -31,23 +31,12 @@ OPTIONS = ("size",)
 def open_driver(
     state: State, layers: LayerStore, hands: Hands, options: Mapping[str, str]
 ) -> StackedSnapshotter:
-    size = _default_size(options)
+    size = default_size(NAME, options)
     return StackedSnapshotter(NAME, state, layers, TreeLowers(layers, hands), hands, size=size)
 
 
 def try_driver(root: Path, hands: Hands, options: Mapping[str, str]) -> str:
-    return overlay_reason(root, hands) or (_quota_reason(root, hands) if _default_size(options) else "")
-
-
-def _default_size(options: Mapping[str, str]) -> int:
-    return parse_size(options["size"], "storage option overlay2.size") if "size" in options else 0
-
-
-def _quota_reason(root: Path, hands: Hands) -> str:
-    if not hands.identity.is_initial:
-        return "its option size takes project quotas, which root alone may set"
-    reason = reason_against(root)
-    return f"its option size takes project quotas: {reason}" if reason else ""
+    return overlay_reason(root, hands) or (quota_reason(root, hands) if default_size(NAME, options) else "")
 
 
 def promise(hands: Hands) -> str:

@@ -64,7 +64,7 @@ def choose(
     try:
         chosen = _insist_usable(wanted, root, hands, given) if wanted else _best(root, hands, given)
         if remembered is None:
-            remember(root, chosen, identity, to_remember(chosen, {}, given))
+            remember(root, chosen, identity, to_remember(chosen, {}, given), is_wanted=wanted is not None)
             return _open(chosen, state, layers, hands, given)
         driver = _open(chosen, state, layers, hands, given)
         _remember_options(root, remembered, chosen, options or {})
@@ -152,11 +152,16 @@ def _best(root: Path, hands: Hands, options: Options) -> str:
     raise DriverUnavailable(f"no storage driver works here ({'; '.join(reasons)})")
 
 
-def remember(root: Path, driver: str, identity: Identity, options: Options | None = None) -> None:
-    """Makes a driver, and what this user was found to be able to do, the choice of a state directory."""
+def remember(
+    root: Path, driver: str, identity: Identity, options: Options | None = None, *, is_wanted: bool = False
+) -> None:
+    """Makes a driver, and what this user was found to be able to do, the choice of a state directory.
+
+    ``is_wanted``: somebody has named it.
+    """
     _write_choice(root, {
         "driver": driver, "ownership": identity.ownership, "mounts": identity.may_mount,
-        "options": dict(options or {}),
+        "options": dict(options or {}), "wanted": is_wanted,
     })
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lamina.errors import InvalidInput
 from lamina.snapshot import syscalls
-from lamina.snapshot.mountinfo import MountLine, mounts
+from lamina.snapshot.mountinfo import line_of
 from lamina.snapshot.snapshotter import DriverUnavailable
 
 # linux/fs.h
@@ -42,7 +42,7 @@ def reason_against(path: Path) -> str:
     with _opened(path) as descriptor:
         if _is_enforced(descriptor):
             return ""
-        line = _line(descriptor)
+        line = line_of(descriptor)
         kind = "" if line is None else line.type
         about = "the state directory" if line is None else f"{line.target} ({kind})"
         if kind not in _OPTIONS:
@@ -194,9 +194,3 @@ def _alone(home: Path) -> Iterator[int]:
     with _opened(home) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor
-
-
-def _line(descriptor: int) -> MountLine | None:
-    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
-        number = next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
-    return next((line for line in mounts() if line.number == number), None)

@@ -20,15 +20,8 @@ from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tarstream import TarReader
 from lamina.oci.digest import Digest, Digester
 from lamina.snapshot import trees
-from lamina.snapshot.layers import (
-    DiffIDMismatch,
-    Facts,
-    LayerDirectory,
-    LayerStore,
-    Wanted,
-    facts_document,
-    stage_usage,
-)
+from lamina.snapshot.layerdirectory import LayerDirectory, stage_usage
+from lamina.snapshot.layers import DiffIDMismatch, Facts, LayerStore, Wanted, facts_document
 from lamina.snapshot.look import look_of, ownership, whiteout_style
 from lamina.snapshot.snapshotter import Form, Usage
 

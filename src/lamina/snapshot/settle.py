@@ -20,7 +20,8 @@ from lamina.layer.root import DirectoryRoot
 from lamina.layer.tree import Tree
 from lamina.oci.digest import Digest
 from lamina.snapshot import syscalls, trees
-from lamina.snapshot.layers import LayerStore, stage_usage
+from lamina.snapshot.layerdirectory import stage_usage
+from lamina.snapshot.layers import LayerStore
 from lamina.snapshot.look import ownership, whiteout_style
 from lamina.snapshot.snapshotter import Form, Reception, Usage
 

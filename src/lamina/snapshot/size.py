@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from lamina.errors import InvalidInput
 
@@ -16,3 +17,8 @@ def parse_size(text: str, subject: str) -> int:
     if not 0 < size < 1 << 63:
         raise InvalidInput(f"{subject}: expected a size such as 512m or 10G, got {text[:40]!r}")
     return size
+
+
+def default_size(driver: str, options: Mapping[str, str]) -> int:
+    """What a driver's option ``size`` bounds its containers to; 0 for no limit."""
+    return parse_size(options["size"], f"storage option {driver}.size") if "size" in options else 0

@@ -224,6 +224,36 @@ class LimitsSize(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnPlace:
+    """A pool, or a dataset: the bytes that are free in it. ``is_plain``: each that is written takes one."""
+
+    name: str
+    free: int
+    is_plain: bool
+
+
+@runtime_checkable
+class KeepsElsewhere(Protocol):
+    """A driver whose snapshots do not lie among the files of the state directory."""
+
+    def room(self) -> OwnPlace | None:
+        """``None`` where it cannot be known without making something, such as a pool active."""
+        ...
+
+
+@runtime_checkable
+class Withdraws(Protocol):
+    """A driver that has something besides snapshots, such as a pool."""
+
+    def withdraw(self) -> int:
+        """Takes that away if there is no snapshot any more; gives the bytes freed.
+
+        Nothing that somebody else made. Who dies at it leaves the rest to the next call.
+        """
+        ...
+
+
 @runtime_checkable
 class TellsProblems(Protocol):
     """A driver whose own storage can be in trouble, or was set up in a way that people should know of."""

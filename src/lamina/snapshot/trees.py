@@ -142,14 +142,15 @@ def _empty(top: int, aside: Path) -> list[Path]:
                 levels.pop()
                 if levels:
                     os.close(directory)
-                    os.rmdir(own_name, dir_fd=levels[-1][0])
+                    _remove_directory(own_name, levels[-1][0])
                 continue
             name = names.pop()
             try:
                 os.unlink(name, dir_fd=directory)
             except (IsADirectoryError, PermissionError):
                 if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-                    raise
+                    _unlink_forcibly(name, directory)
+                    continue
                 below = _open_forcibly(name, directory)
                 if len(levels) > _DEEP:
                     os.close(below)
@@ -161,6 +162,37 @@ def _empty(top: int, aside: Path) -> list[Path]:
         for directory, _name, _names in levels[1:]:
             os.close(directory)
     return moved
+
+
+def _remove_directory(name: str, parent: int) -> None:
+    """An empty one, with flags or without."""
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except PermissionError:
+        from lamina.layer.exactly import loosen  # noqa: PLC0415 - rare
+
+        descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+        try:
+            loosen(parent)
+            loosen(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rmdir(name, dir_fd=parent)
+
+
+def _unlink_forcibly(name: str, parent: int) -> None:
+    """What a privileged container made immutable, or for appending only. May raise ``PermissionError``."""
+    from lamina.layer.exactly import loosen  # noqa: PLC0415 - rare
+
+    loosen(parent)
+    status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if stat.S_ISREG(status.st_mode):
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            loosen(descriptor)
+        finally:
+            os.close(descriptor)
+    os.unlink(name, dir_fd=parent)
 
 
 def _open_forcibly(name: str, parent: int | None) -> int:

@@ -44,6 +44,16 @@ def overlay_reason(root: Path, hands: Hands) -> str:
         return found
 
 
+def quota_reason(root: Path, hands: Hands) -> str:
+    """Why a driver of directories cannot bound them; the empty text if it can."""
+    if not hands.identity.is_initial:
+        return "its option size takes project quotas, which root alone may set"
+    from lamina.snapshot.projectquota import reason_against  # noqa: PLC0415 - few ask for limits
+
+    reason = reason_against(root)
+    return f"its option size takes project quotas: {reason}" if reason else ""
+
+
 def try_overlay(path: Path, xattrs: str) -> str:
     """Two lower directories and an upper one, in which a lower file is then removed and replaced."""
     for name in ("low", "lower", "upper", "work"):

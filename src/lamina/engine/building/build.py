@@ -37,7 +37,7 @@ from lamina.oci.reference import Reference
 from lamina.values import replace
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 _SCRATCH = "scratch"
 _IMAGE_CONTEXT = "docker-image://"
@@ -45,7 +45,7 @@ _SECOND = 1_000_000_000
 
 
 def build(
-    engine: Engine, context: Context, options: BuildOptions, report: StepReport = unheard, *,
+    engine: Core, context: Context, options: BuildOptions, report: StepReport = unheard, *,
     stdout: BinaryIO | None = None,
 ) -> BuiltImage:
     """The caller opens and closes the context. Nothing has a name before all of it is there.
@@ -86,7 +86,7 @@ def build(
         )
 
 
-def _insist_sensible(engine: Engine, options: BuildOptions) -> None:
+def _insist_sensible(engine: Core, options: BuildOptions) -> None:
     """What can be known to fail before any work is done."""
     insist_possible(options)
     is_merging = options.is_squashed or options.is_squashed_all
@@ -114,7 +114,7 @@ def _states(builds: Sequence[Build], course: Course) -> list[StageState]:
 
 
 def _deliver(
-    engine: Engine, options: BuildOptions, root: Descriptor, manifest: Manifest, names: tuple[str, ...],
+    engine: Core, options: BuildOptions, root: Descriptor, manifest: Manifest, names: tuple[str, ...],
     stdout: BinaryIO | None, bills: Sequence[Bill],
 ) -> None:
     """Names the image, and brings it where else it shall go; if only there, it has no record here."""
@@ -133,7 +133,7 @@ class Build:
     """One build while it goes on. What stages share is here, safe for their threads."""
 
     def __init__(
-        self, engine: Engine, context: Context, options: BuildOptions, dockerfile: Dockerfile, lease: Lease,
+        self, engine: Core, context: Context, options: BuildOptions, dockerfile: Dockerfile, lease: Lease,
         digests: FileDigests, course: Course, platform: Platform, imports: Sequence[ImportedCache] = (),
     ) -> None:
         self.engine = engine

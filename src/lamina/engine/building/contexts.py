@@ -16,14 +16,14 @@ from lamina.values import replace
 
 if TYPE_CHECKING:
     from lamina.build.gitaddress import GitAddress
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 DOCKERFILES = ("Dockerfile", "dockerfile", "Containerfile")
 
 
 @contextmanager
 def opened_context(
-    engine: Engine, text: str, options: BuildOptions, stdin: BinaryIO | None = None
+    engine: Core, text: str, options: BuildOptions, stdin: BinaryIO | None = None
 ) -> Iterator[tuple[Context, BuildOptions]]:
     """The context, and the options with the Dockerfile's text read.
 
@@ -57,7 +57,7 @@ def open_context(path: str, options: BuildOptions) -> tuple[Context, BuildOption
 
 
 @contextmanager
-def other_context(engine: Engine, text: str) -> Iterator[Context]:
+def other_context(engine: Core, text: str) -> Iterator[Context]:
     """``--build-context NAME=…``: what its own ignore file excludes is not there."""
     with ExitStack() as stack:
         address = None if os.path.isdir(text) else _git_address(text)
@@ -148,7 +148,7 @@ def _checkout(address: GitAddress, stack: ExitStack, *, keeps_git: bool) -> Path
 
 
 def _downloaded(
-    engine: Engine, url: str, options: BuildOptions, stack: ExitStack
+    engine: Core, url: str, options: BuildOptions, stack: ExitStack
 ) -> tuple[Context, BuildOptions]:
     import tempfile
 

@@ -28,7 +28,7 @@ from lamina.values import dataclass, replace
 if TYPE_CHECKING:
     from lamina.content.lease import Lease
     from lamina.engine.building.build import Build
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.registry.remote import RemoteRepository
 
 CONFIG = "application/vnd.lamina.buildcache.config.v1+json"
@@ -84,7 +84,7 @@ class ImportedCache:
     """Records of one place by key; their layers are fetched when they are wanted."""
 
     def __init__(
-        self, engine: Engine, repository: RemoteRepository,
+        self, engine: Core, repository: RemoteRepository,
         records: Mapping[str, tuple[StepRecord, Descriptor | None]],
     ) -> None:
         self._engine = engine
@@ -113,7 +113,7 @@ class ImportedCache:
         return record
 
 
-def open_caches(engine: Engine, spots: Sequence[CacheSpot], report: StepReport) -> list[ImportedCache]:
+def open_caches(engine: Core, spots: Sequence[CacheSpot], report: StepReport) -> list[ImportedCache]:
     """What is not there, or is no cache, is said and does no harm: the first build of all has none."""
     found = []
     for spot in spots:
@@ -126,7 +126,7 @@ def open_caches(engine: Engine, spots: Sequence[CacheSpot], report: StepReport) 
     return found
 
 
-def _opened(engine: Engine, spot: CacheSpot) -> ImportedCache:
+def _opened(engine: Core, spot: CacheSpot) -> ImportedCache:
     reference = Reference.parse(spot.reference).with_default_tag()
     repository = engine.registries.repository(reference)
     root = repository.resolve(str(reference.digest or reference.tag))

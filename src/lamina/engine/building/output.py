@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from lamina.engine import archives
 from lamina.engine.delivery import deliver
 from lamina.engine.locations import Location, Transport
 from lamina.engine.refetching import RefetchingStore
@@ -19,7 +20,7 @@ from lamina.values import dataclass
 
 if TYPE_CHECKING:
     from lamina.engine.building.sbom import Bill
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 KINDS = ("local", "tar", "oci", "docker", "image", "registry", "cacheonly")
 _KEYS = ("type", "dest", "name", "push", "tar")
@@ -88,7 +89,7 @@ def check_outputs(outputs: Sequence[Output], tags: Sequence[str], *, is_terminal
 
 
 def deliver_build(
-    engine: Engine, root: Descriptor, output: Output, names: Sequence[str], *, stdout: BinaryIO | None,
+    engine: Core, root: Descriptor, output: Output, names: Sequence[str], *, stdout: BinaryIO | None,
     compression: str = "gzip", bills: Sequence[Bill] = (),
 ) -> None:
     """The image is in the store. ``names`` are its canonical ones. A directory gets ``bills`` as files."""
@@ -105,18 +106,18 @@ def deliver_build(
 
 
 def _filesystem(
-    engine: Engine, root: Descriptor, output: Output, stdout: BinaryIO | None, *, is_alone: bool
+    engine: Core, root: Descriptor, output: Output, stdout: BinaryIO | None, *, is_alone: bool
 ) -> None:
     """``is_alone``: an index, of one image."""
     if root.media_type in INDEXES and not is_alone:
         raise InvalidInput(f"--output type={output.kind}: one platform at a time")
     if output.kind == "local":
         with tempfile.TemporaryFile() as spool:
-            engine.export(str(root.digest), spool)
+            archives.export(engine, str(root.digest), spool)
             spool.seek(0)
             _unpack(spool, Path(output.destination))
         return
-    _written(output.destination, stdout, lambda out: engine.export(str(root.digest), out))
+    _written(output.destination, stdout, lambda out: archives.export(engine, str(root.digest), out))
 
 
 def _unpack(tar: BinaryIO, place: Path) -> None:
@@ -137,7 +138,7 @@ def _write_bills(bills: Sequence[Bill], place: Path) -> None:
 
 
 def _archive(
-    engine: Engine, root: Descriptor, output: Output, names: Sequence[str], stdout: BinaryIO | None
+    engine: Core, root: Descriptor, output: Output, names: Sequence[str], stdout: BinaryIO | None
 ) -> None:
     from lamina.archive import ArchiveWriter
 
@@ -150,7 +151,7 @@ def _archive(
 
     def write(out: BinaryIO) -> None:
         writer = ArchiveWriter(out, f"{output.kind}-archive")
-        writer.add(RefetchingStore(engine), root, list(names))
+        writer.add(RefetchingStore(engine, is_final=True), root, list(names))
         writer.finish()
 
     _written(output.destination, stdout, write)

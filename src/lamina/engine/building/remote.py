@@ -31,7 +31,7 @@ from lamina.values import asdict, dataclass
 
 if TYPE_CHECKING:
     from lamina.engine.building.build import Build
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 _URLS = "buildurls"
 _DOWNLOAD_MODE = 0o600  # of files that ADD downloads, as docker has it
@@ -114,7 +114,7 @@ def _literal(name: str) -> str:
     return escaped(name)
 
 
-def _remote(engine: Engine) -> Remote:
+def _remote(engine: Core) -> Remote:
     return Remote(transport=engine.transport)
 
 

@@ -29,7 +29,7 @@ from lamina.runtime.options import ContainerOptions
 from lamina.values import dataclass, replace
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.snapshot.snapshotter import Snapshotter
 
 # The same on every machine: what a command writes must not depend on where it ran.
@@ -68,7 +68,7 @@ class Ended:
 
 @contextmanager
 def ran(
-    engine: Engine, snapshot: str, command: Command, listen: Listen,
+    engine: Core, snapshot: str, command: Command, listen: Listen,
     watch: Callable[[Callable[[], None]], AbstractContextManager[None]],
     console: tuple[int, int] | None = None,
 ) -> Iterator[Ended]:
@@ -127,7 +127,7 @@ def _await_lock(directory: ContainerDirectory, lock: int) -> None:
             return
 
 
-def _container(engine: Engine, snapshot: str, command: Command) -> Container:
+def _container(engine: Core, snapshot: str, command: Command) -> Container:
     number = os.urandom(32).hex()
     return Container(
         id=number, name=f"build-{number[:12]}", image=_NO_IMAGE, image_name="", config=_NO_IMAGE,
@@ -137,7 +137,7 @@ def _container(engine: Engine, snapshot: str, command: Command) -> Container:
 
 
 def _run(
-    engine: Engine, container: Container, directory: ContainerDirectory, lock: int, command: Command,
+    engine: Core, container: Container, directory: ContainerDirectory, lock: int, command: Command,
     listen: Listen, watch: Callable[[Callable[[], None]], AbstractContextManager[None]],
     console: tuple[int, int] | None, monitor: ExitStack,
 ) -> tuple[int, str, tuple[str, ...]]:

@@ -33,7 +33,7 @@ from lamina.values import dataclass
 if TYPE_CHECKING:
     from lamina.content.store import Fetcher
     from lamina.engine.building.build import Build
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
     from lamina.engine.layering import Fill
 
 _STATEMENT_ROOM = 1 << 20  # what a statement adds to its predicate, at the very most
@@ -119,7 +119,7 @@ def _read(build: Build, kept: BuiltLayer) -> dict[str, bytes]:
 # -- reading them back
 
 
-def bills_of(engine: Engine, name: str) -> list[dict[str, Any]]:
+def bills_of(engine: Core, name: str) -> list[dict[str, Any]]:
     """The SPDX documents that were attached to an image: from here, or from the registry it came from.
 
     Raises ``ImageNotFound``, and ``NotFound`` for an image without any.
@@ -136,7 +136,7 @@ def bills_of(engine: Engine, name: str) -> list[dict[str, Any]]:
     raise NotFound(f"{name}: no SBOM is attached to it; `lamina build --sbom` attaches one")
 
 
-def _holder(engine: Engine, entry: Descriptor, names: Sequence[str]) -> Fetcher:
+def _holder(engine: Core, entry: Descriptor, names: Sequence[str]) -> Fetcher:
     """A pull brings the image and leaves attestations where they are."""
     if engine.store.has(entry) or not names:
         return engine.store

@@ -15,7 +15,7 @@ from lamina.snapshot.snapshotter import Mount, SnapshotInfo, SnapshotKind, Snaps
 
 if TYPE_CHECKING:
     from lamina.engine.building.build import Build
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 _KEY = re.compile(r"build-(\d+)-[0-9a-f]{32}")
 _TRIES = 20
@@ -54,7 +54,7 @@ def _new_key(lease: Lease) -> str:
     return f"build-{lease.id}-{os.urandom(16).hex()}"
 
 
-def abandoned(engine: Engine) -> list[tuple[Snapshotter, SnapshotInfo]]:
+def abandoned(engine: Core) -> list[tuple[Snapshotter, SnapshotInfo]]:
     """Those of builds whose process is no more."""
     with engine.store.state.transaction():
         live = live_leases(engine.store.state)
@@ -64,7 +64,7 @@ def abandoned(engine: Engine) -> list[tuple[Snapshotter, SnapshotInfo]]:
         ]
 
 
-def sweep(engine: Engine) -> int:
+def sweep(engine: Core) -> int:
     """Gives the bytes freed."""
     freed = 0
     for driver, info in abandoned(engine):

@@ -19,13 +19,14 @@ from lamina.content.collect import image_roots, own_size, reachable
 from lamina.content.lease import leased_content
 from lamina.engine.building.mounts import CACHES
 from lamina.engine.filters import check_filters
+from lamina.engine.removed import discard
 from lamina.errors import InvalidInput
 from lamina.oci.digest import Digest
 from lamina.snapshot.snapshotter import SnapshotKind
 from lamina.values import dataclass
 
 if TYPE_CHECKING:
-    from lamina.engine.engine import Engine
+    from lamina.engine.core import Core
 
 # docker's words for the kinds of records.
 STEP, MOUNT = "regular", "exec.cachemount"
@@ -73,7 +74,7 @@ class PrunedCache:
     freed: int
 
 
-def records(engine: Engine) -> tuple[CacheRecord, ...]:
+def records(engine: Core) -> tuple[CacheRecord, ...]:
     """Steps and the directories of cache mounts; the one used last comes first.
 
     A build uses all its steps at once; of these the lower ones come first, for they are the last to go.
@@ -82,7 +83,7 @@ def records(engine: Engine) -> tuple[CacheRecord, ...]:
     return tuple(sorted(found, key=lambda record: (-record.used, record.created, record.id)))
 
 
-def usage(engine: Engine) -> CacheUsage:
+def usage(engine: Core) -> CacheUsage:
     found = records(engine)
     idle = [record for record in found if not record.is_busy]
     size = own_bytes(found)
@@ -96,14 +97,14 @@ def own_bytes(found: Iterable[CacheRecord]) -> int:
 
 
 def prune(
-    engine: Engine, *, all_records: bool, filters: Mapping[str, Sequence[str]], keep: int | None
+    engine: Core, *, all_records: bool, filters: Mapping[str, Sequence[str]], keep: int | None
 ) -> PrunedCache:
     """The least recently used first. What a build uses now stays.
 
     Without ``all_records``, steps whose layers an image has stay too: they cost nothing. With ``keep`` no
     more goes than it takes for the rest to have so many bytes.
     """
-    from lamina.engine import housekeeping, removing
+    from lamina.engine import removing
     from lamina.engine.building import snapshots
 
     check_filters(filters, FILTERS, "builder prune")
@@ -115,7 +116,7 @@ def prune(
     with engine.store.state.transaction():
         doomed = _doomed(records(engine), all_records=all_records, limit=limit, keep=keep)
         BuildCache(engine.store.state).remove([record.id for record in doomed if record.type == STEP])
-    freed += housekeeping.discard(
+    freed += discard(
         engine, [record.blob for record in doomed if record.blob],
         [record.diff_id for record in doomed if record.diff_id],
     )
@@ -149,8 +150,8 @@ def _age(filters: Mapping[str, Sequence[str]]) -> float:
 # -- steps
 
 
-def _steps(engine: Engine) -> Iterator[CacheRecord]:
-    from lamina.engine.housekeeping import diff_ids_of
+def _steps(engine: Core) -> Iterator[CacheRecord]:
+    from lamina.engine.reached import diff_ids_of
 
     store = engine.store
     roots = image_roots(store)
@@ -171,7 +172,7 @@ def _digest(step: StepRecord) -> Digest | None:
     return step.layer.digest if step.layer is not None else None
 
 
-def _sizes(engine: Engine, step: StepRecord) -> tuple[int, int]:
+def _sizes(engine: Core, step: StepRecord) -> tuple[int, int]:
     """Bytes on disk of the blob, and of the unpacked layer."""
     if step.layer is None or step.diff_id is None:
         return 0, 0
@@ -181,7 +182,7 @@ def _sizes(engine: Engine, step: StepRecord) -> tuple[int, int]:
     return blob, engine.layers_store.size(step.diff_id)
 
 
-def _pinned(engine: Engine) -> set[Digest]:
+def _pinned(engine: Core) -> set[Digest]:
     """Layers below something that is written to, or mounted."""
     found: set[Digest] = set()
     for driver in engine.drivers():
@@ -198,7 +199,7 @@ def _pinned(engine: Engine) -> set[Digest]:
 # -- cache mounts
 
 
-def _mounts(engine: Engine) -> Iterator[CacheRecord]:
+def _mounts(engine: Core) -> Iterator[CacheRecord]:
     """An empty one is none."""
     from lamina.snapshot.trees import measure
 
@@ -214,7 +215,7 @@ def _mounts(engine: Engine) -> Iterator[CacheRecord]:
         )
 
 
-def _homes(engine: Engine) -> list[Path]:
+def _homes(engine: Core) -> list[Path]:
     try:
         return sorted(path for path in (engine.root / CACHES).iterdir() if path.is_dir())
     except FileNotFoundError:
@@ -230,7 +231,7 @@ def _is_locked(place: Path) -> bool:
         return not is_alone
 
 
-def _remove_mount(engine: Engine, name: str) -> int:
+def _remove_mount(engine: Core, name: str) -> int:
     """The bytes that went. Its directory stays: a build may be about to make another one in it."""
     from lamina.snapshot.hands import empty_anyhow
     from lamina.snapshot.trees import measure

@@ -12,6 +12,7 @@ from lamina.errors import InvalidInput
 from lamina.layer.entry import Entry
 from lamina.oci.config import chain_ids
 from lamina.oci.digest import Digest
+from lamina.snapshot.changes import Change, list_changes
 from lamina.snapshot.snapshotter import TooManyLayers
 from lamina.testing.bench import Bench, Layer, case, insist_raises
 from lamina.testing.images import (
@@ -320,6 +321,27 @@ def writing_over_layers(bench: Bench) -> None:
     with bench.mounted(bench.driver.prepare("next", "mine")) as path:
         assert (path / "moved").read_bytes() == b"1"
         (path / "moved").unlink()
+
+
+@case
+def opening_a_file_changes_nothing(bench: Bench) -> None:
+    """Also where a layer has a form of its own for this stack, and forms share files."""
+    lower: Layer = [directory("x", mode=0o711), file("x/plain", b"0"), file("x/other", b"0")]
+    upper: Layer = [file("x/y/implied", b"1" * 5000), file("x/y/written", b"1")]
+    bench.stack(upper)
+    name = bench.stack(lower, upper)
+
+    def write(path: Path) -> None:
+        for opened in ("x/plain", "x/y/implied"):
+            with open(path / opened, "r+b") as stream:
+                assert stream.read(1)
+        (path / "x/y/written").write_bytes(b"2")
+
+    with bench.mounted(bench.driver.prepare("mine", name)) as path:
+        write(path)
+    # Directories above a change are listed, and may be where a file was only copied.
+    found = [change for change in list_changes(bench.driver, "mine") if change.path not in ("/x", "/x/y")]
+    assert found == [Change(kind="C", path="/x/y/written")], found
 
 
 def _tower(height: int) -> list[Layer]:
