@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from tests.privileged import thin
+from tests.privileged import thin, thinmoves
 from tests.privileged.uml import Guest
 
 from lamina.testing.conformance import CASES
@@ -91,6 +91,20 @@ def test_a_container_that_fills_the_pool_keeps_what_was_synced(second: Guest, fi
 @pytest.mark.parametrize(("runtime", "filesystem"), [("embedded", "ext4"), ("runc", "xfs")])
 def test_a_life(second: Guest, runtime: str, filesystem: str) -> None:
     inside(second, "life", runtime, filesystem, timeout=200)
+
+
+@pytest.mark.parametrize("name", [scenario.__name__ for scenario in thinmoves.SCENARIOS])
+def test_moving(second: Guest, name: str) -> None:
+    done = second.run(f"{sys.executable} -m tests.privileged.thinmoves {name}", timeout=200)
+    assert done.returncode == 0, done.output[-6000:]
+
+
+def test_a_pool_of_lvm_where_udev_runs(tmp_path: Path) -> None:
+    with (tmp_path / "disk").open("wb") as stream:
+        stream.truncate(2 << 30)
+    with Guest(memory="512M", disks=[tmp_path / "disk"], modules=["dm-thin-pool"]) as guest:
+        done = guest.run(f"{sys.executable} -m tests.privileged.thinvolumes", timeout=150)
+        assert done.returncode == 0, done.output[-6000:]
 
 
 def test_the_power_fails(tmp_path: Path) -> None:

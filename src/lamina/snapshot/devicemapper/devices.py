@@ -15,11 +15,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lamina.content.durable import make_directory
+from lamina.errors import Unavailable
 from lamina.snapshot.devicemapper import ioctl
 from lamina.snapshot.devicemapper.pool import SECTOR, Pool, PoolFailed, PoolSource
 from lamina.snapshot.devicemapper.settings import Settings
-from lamina.snapshot.snapshotter import SnapshotInUse
+from lamina.snapshot.directories import locked_home
+from lamina.snapshot.snapshotter import OwnPlace, SnapshotInUse
 from lamina.values import dataclass
 
 # Who has been told of a node may need as long as this until it is mounted.
@@ -54,15 +55,19 @@ class Devices:
             with contextlib.suppress(BlockingIOError), self._locked(fcntl.LOCK_NB):
                 self._source().deactivate()
 
+    def room(self) -> OwnPlace | None:
+        """What is free for new blocks. Nothing is made for the answer."""
+        return PoolSource(self._settings, self.home, self.token if self.home.exists() else "").room()
+
+    def withdraw(self) -> int:
+        """A pool in files of ours goes with them if nothing is in it; the bytes freed."""
+        with self._locked():
+            return self._source().withdraw()
+
     @contextlib.contextmanager
     def _locked(self, how: int = 0) -> Iterator[None]:
-        make_directory(self.home)
-        descriptor = os.open(self.home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | how)
+        with locked_home(self.home, fcntl.LOCK_EX | how):
             yield
-        finally:
-            os.close(descriptor)
 
     def _source(self) -> PoolSource:
         return PoolSource(self._settings, self.home, self.token)
@@ -104,7 +109,10 @@ class Devices:
             ioctl.remove(self.name(volume), is_deferred=True)
 
     def rest(self) -> None:
-        """Deactivates what nobody has open, unless it was asked for a moment ago; wakes what sleeps."""
+        """Deactivates what nobody has open, unless it was asked for a moment ago; wakes what sleeps.
+
+        What is held of a pool's metadata is let go: who compared two devices died.
+        """
         if not self.home.exists():
             return
         now = time.time()
@@ -116,6 +124,8 @@ class Devices:
                         ioctl.resume(node.name)
                     elif now - os.lstat(node).st_mtime > GRACE_SECONDS:
                         ioctl.remove(node.name)
+            with contextlib.suppress(OSError, Unavailable):
+                self._source().forget_held()
 
     # -- for who has the lock already
 

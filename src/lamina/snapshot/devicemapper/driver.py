@@ -34,6 +34,7 @@ from lamina.snapshot.namespace import Identity
 from lamina.snapshot.snapshotter import (
     Form,
     Mount,
+    OwnPlace,
     Reception,
     SnapshotInfo,
     SnapshotInUse,
@@ -43,7 +44,8 @@ from lamina.snapshot.snapshotter import (
     Usage,
 )
 from lamina.snapshot.stacking import abandoned_sizes, commit_by_snapshot, sweep_abandoned
-from lamina.values import asdict
+from lamina.snapshot.touched import Touched
+from lamina.values import asdict, replace
 
 __all__ = ["OPTIONS", "DeviceSnapshotter", "open_driver", "promise", "try_driver"]
 
@@ -254,18 +256,47 @@ class DeviceSnapshotter:
 
     @contextlib.contextmanager
     def holding_difference(self, key: str) -> Iterator[Difference]:
-        """Both devices stay active until the block ends."""
+        """Both devices stay active until the block ends.
+
+        What is mounted is looked at as it is when this begins, in a copy, if the pool has room for one.
+        """
         row = self._table.get(key, _ACTIVE)
         parent = row.info.parent
         with contextlib.ExitStack() as stack:
-            lower: tuple[Mount, ...] = ()
-            if parent:
-                stack.callback(self._let_go, parent)
-                node = stack.enter_context(self._devices.held(self._committed(parent), is_read_only=True))
-                lower = (self._mount_of(node, is_read_only=True),)
-            self._writable(_volume(row))
-            node = stack.enter_context(self._devices.held(_volume(row), is_read_only=False))
-            yield Difference(upper=(self._mount_of(node),), lower=lower)
+            if not parent:
+                yield Difference(upper=(self._held_writable(_volume(row), stack),))
+                return
+            stack.callback(self._let_go, parent)
+            below = self._committed(parent)
+            node = stack.enter_context(self._devices.held(below, is_read_only=True))
+            lower = self._mount_of(node, is_read_only=True)
+            upper, touched = self._compared(lower, below, _volume(row), stack)
+            yield Difference(upper=(upper,), lower=(lower,), touched=touched)
+
+    def _compared(
+        self, lower: Mount, below: Volume, volume: Volume, stack: contextlib.ExitStack
+    ) -> tuple[Mount, Touched | None]:
+        """Where the upper side is, and where it may differ; everywhere, where the pool cannot say."""
+        from lamina.snapshot.devicemapper.comparing import FAILURES, touched_between  # noqa: PLC0415 - diff alone
+
+        try:
+            with contextlib.ExitStack() as trial:
+                still = volume
+                if self._is_open(volume):
+                    still = trial.enter_context(self._volumes.copied(volume))
+                    trial.callback(self._volumes.discard, still)
+                upper = self._held_writable(still, trial)
+                touched = touched_between(self._devices, (lower, below), (upper, still))
+                stack.enter_context(trial.pop_all())
+        except FAILURES:
+            return self._held_writable(volume, stack), None
+        return upper, touched
+
+    def _held_writable(self, volume: Volume, stack: contextlib.ExitStack) -> Mount:
+        self._writable(volume)
+        node = stack.enter_context(self._devices.held(volume, is_read_only=False))
+        mount = self._mount_of(node)
+        return replace(mount, options=(*mount.options, "noatime"))  # to look at it shall not write into it
 
     # -- sizes
 
@@ -287,6 +318,10 @@ class DeviceSnapshotter:
                 (json.dumps({**row.data, **_data(grown)}), NAME, key),
             )
         filesystem.grow(self._writable(grown), grown.size)
+
+    def room(self) -> OwnPlace | None:
+        """See :class:`~lamina.snapshot.snapshotter.KeepsElsewhere`: without what must stay free."""
+        return self._devices.room()
 
     # -- the end of snapshots
 
@@ -314,6 +349,10 @@ class DeviceSnapshotter:
         freed = sweep_abandoned(self)
         with self._state.transaction():  # rows of a snapshot that somebody is making show once it is over
             return freed + self._volumes.sweep()
+
+    def withdraw(self) -> int:
+        """See :class:`~lamina.snapshot.snapshotter.Withdraws`."""
+        return self._volumes.withdraw()
 
     def _known(self) -> list[Volume]:
         return [_volume(row) for row in self._table.walk() if "device" in row.data]

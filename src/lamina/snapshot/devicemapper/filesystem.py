@@ -10,13 +10,13 @@ import fcntl
 import os
 import struct
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from lamina.errors import Unavailable
 from lamina.snapshot.devicemapper.superblock import Superblock, mark_for_recovery, read_superblock
+from lamina.snapshot.reaching import reached
 from lamina.snapshot.snapshotter import Mount
 from lamina.values import dataclass
 
@@ -71,15 +71,7 @@ def mount_of(kind: str, node: Path, options: Sequence[str], *, is_read_only: boo
 @contextmanager
 def opened(mount: Mount) -> Iterator[int]:
     """Its root directory, mounted where nobody comes by, for the time of the block."""
-    from lamina.snapshot.mounting import mounted, open_mount  # noqa: PLC0415 - ctypes, for those who mount
-
-    with ExitStack() as stack:
-        descriptor = open_mount(mount, stack)
-        path = f"/proc/self/fd/{descriptor}/."
-        if descriptor < 0:  # Linux before 5.2
-            place = tempfile.mkdtemp(prefix="lamina-device-")
-            stack.callback(os.rmdir, place)
-            path = str(stack.enter_context(mounted([mount], Path(place))))
+    with reached([mount]) as path:
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             yield directory

@@ -21,7 +21,7 @@ from lamina.content.durable import sync_directory, write_file
 from lamina.content.lease import boot_id
 from lamina.errors import Conflict, Unavailable
 from lamina.snapshot.devicemapper import ioctl
-from lamina.snapshot.snapshotter import DriverUnavailable
+from lamina.snapshot.snapshotter import DriverUnavailable, OwnPlace
 from lamina.values import dataclass, replace
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SECTOR = 512
 # Identifiers have 24 bits. Others who use the pool count from 0 or 1.
 MAX_IDENTIFIER = (1 << 24) - 1
+_DATA, _METADATA, _CHECKED = "data", "metadata", "checked"
 _BEGINNING = 4096  # where the pool's superblock is, and most filesystems' too
 
 
@@ -49,7 +50,8 @@ class DeviceExists(Conflict):
 class PoolStatus:
     """Counts of blocks; a file has as many as there is room for.
 
-    ``mode`` is ``rw``, ``ro``, ``out_of_data_space`` or ``fail``.
+    ``mode`` is ``rw``, ``ro``, ``out_of_data_space`` or ``fail``. ``is_held``: one state of its
+    metadata is kept for somebody.
     """
 
     mode: str
@@ -59,12 +61,13 @@ class PoolStatus:
     total_metadata: int = 1
     is_queueing: bool = False
     needs_check: bool = False
+    is_held: bool = False
 
 
 class Pool:
     """An active one."""
 
-    def __init__(self, name: str, files: Path | None = None) -> None:
+    def __init__(self, name: str, files: Path | None = None, *, is_ours: bool = False) -> None:
         """``files`` is where its data grows, if it is in a file."""
         kind, parameters = ioctl.table(name)
         if kind != "thin-pool":
@@ -74,6 +77,8 @@ class Pool:
             )
         words = parameters.split()
         self.name = name
+        self._is_ours = is_ours
+        self._metadata = words[0]
         self._files = files
         self.block_size = int(words[2]) * SECTOR
         self.reads_zeros = "skip_block_zeroing" not in words[5:]
@@ -109,6 +114,27 @@ class Pool:
             if error.errno != errno.ENODATA:
                 raise
 
+    @contextmanager
+    def metadata_held(self) -> Iterator[Path]:
+        """The device of its metadata, of which programs can read what it is now until the block ends.
+
+        A pool holds one such state at a time. In a pool of ours one that is held is of a dead process, since
+        we have the lock; another's stays, and is :class:`PoolFailed`.
+        """
+        if self.status().is_held:
+            if not self._is_ours:
+                raise PoolFailed(f"{self.name}: somebody else looks at its metadata; try again later")
+            self.release()
+        self._tell("reserve_metadata_snap")
+        try:
+            name = os.path.basename(os.path.realpath(f"/sys/dev/block/{self._metadata}"))
+            yield Path("/dev") / name.replace("!", "/")
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        self._tell("release_metadata_snap")
+
     def _tell(self, text: str) -> None:
         try:
             ioctl.message(self.name, text)
@@ -141,6 +167,17 @@ class Pool:
                 )
 
 
+def _behind(name: str) -> str:
+    """The pool itself: once LVM has volumes of its own in one, that name is of a linear device over it."""
+    kind, parameters = ioctl.table(name)
+    if kind == "linear":
+        major, _, minor = parameters.split()[0].partition(":")
+        device = ioctl.find_numbered(os.makedev(int(major), int(minor)))
+        if device is not None and ioctl.table(device.name)[0] == "thin-pool":
+            return device.name
+    return name
+
+
 def read_status(text: str) -> PoolStatus:
     words = text.split()
     if len(words) < 6:
@@ -149,6 +186,7 @@ def read_status(text: str) -> PoolStatus:
     return PoolStatus(
         mode=words[4], used=used, total=total, used_metadata=used_metadata, total_metadata=total_metadata,
         is_queueing="queue_if_no_space" in words, needs_check="needs_check" in words,
+        is_held=words[3] != "-",
     )
 
 
@@ -176,13 +214,61 @@ class PoolSource:
             self._activate(may_begin=may_begin)
         elif device.is_suspended:  # who resized it died
             ioctl.resume(self._name)
-        return Pool(self._name, None if self._settings.data else self._home)
+        return self._opened()
+
+    def _opened(self) -> Pool:
+        return Pool(self._name, None if self._settings.data else self._home, is_ours=True)
+
+    def forget_held(self) -> None:
+        """What a dead process held of the metadata of a pool of ours that is active."""
+        if self.is_ours and ioctl.find(self._name) is not None:
+            pool = self._opened()
+            if pool.status().is_held:
+                pool.release()
 
     def deactivate(self) -> None:
         """Unless one of its devices is active."""
         if self.is_ours:
             with suppress(OSError):
                 ioctl.remove(self._name)
+
+    def room(self) -> OwnPlace | None:
+        """As far as it can be told of what is not active; what must stay free is not free."""
+        percent = self._settings.min_free_space
+        found = self._active_now()
+        if found is not None:
+            status = found.status()
+            blocks = status.total - status.used - status.total * percent // 100
+            return OwnPlace(name=found.name, free=max(0, blocks) * found.block_size, is_plain=True)
+        if self._settings.data:
+            return None
+        data, space = self._home / _DATA, os.statvfs(_nearest(self._home))
+        used = data.stat().st_blocks * 512 if data.exists() else 0
+        size = max(self._settings.loop_data_size, data.stat().st_size if data.exists() else 0)
+        free = min(size - used, space.f_bfree * space.f_frsize) - size * percent // 100
+        return OwnPlace(name=str(data), free=max(0, free), is_plain=True)
+
+    def _active_now(self) -> Pool | None:
+        if not self.is_ours:
+            return Pool(self._existing())
+        device = ioctl.find(self._name)
+        if device is None or not device.is_active:
+            return None
+        return Pool(self._name, None if self._settings.data else self._home)
+
+    def withdraw(self) -> int:
+        """Files that we made a pool of, and the pool; unless something is in it, or has it open."""
+        if not self.is_ours or self._settings.data or any(path.is_dir() for path in self._home.iterdir()):
+            return 0
+        self.deactivate()
+        if ioctl.find(self._name) is not None:
+            return 0
+        freed = 0
+        for path in (self._home / name for name in (_DATA, _METADATA, _CHECKED)):
+            with suppress(FileNotFoundError):
+                freed += path.stat().st_blocks * 512
+                path.unlink()
+        return freed
 
     def _existing(self) -> str:
         path = self._settings.pool
@@ -193,7 +279,7 @@ class PoolSource:
             device = None
         if device is None:
             raise DriverUnavailable(f"storage driver devicemapper: {path}: there is no such thin pool")
-        return device.name
+        return _behind(device.name)
 
     def _activate(self, *, may_begin: bool) -> None:
         with self._devices() as (data, metadata):
@@ -228,7 +314,7 @@ class PoolSource:
                 return
             from lamina.snapshot.devicemapper import loop  # noqa: PLC0415 - for who has no devices
 
-            sizes = {"data": self._settings.loop_data_size, "metadata": self._settings.loop_metadata_size}
+            sizes = {_DATA: self._settings.loop_data_size, _METADATA: self._settings.loop_metadata_size}
             data, metadata = (
                 stack.enter_context(loop.attached(_file(self._home / name, size)))
                 for name, size in sizes.items()
@@ -256,7 +342,7 @@ class PoolSource:
 
     def _check(self, metadata: str) -> None:
         """Once after each boot, as LVM does, where the program is installed."""
-        mark = self._home / "checked"
+        mark = self._home / _CHECKED
         with suppress(FileNotFoundError):
             if mark.read_text() == boot_id():
                 return
@@ -268,6 +354,11 @@ class PoolSource:
                 raise PoolFailed(f"{metadata}: thin_check finds the thin pool's metadata damaged; "
                                  "thin_repair(8) may save it")
         write_file(mark, boot_id().encode())
+
+
+def _nearest(path: Path) -> Path:
+    """That, or the directory above it that is there."""
+    return next(each for each in (path, *path.parents) if each.exists())
 
 
 def _create(name: str) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping
 
 from lamina.errors import InvalidInput
+from lamina.snapshot.size import parse_size
 from lamina.values import dataclass
 
 OPTIONS = (
@@ -14,7 +14,6 @@ OPTIONS = (
     "basesize", "fs", "mkfsarg", "mountopt", "min_free_space",
 )
 FILESYSTEMS = ("ext4", "xfs")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([kmgt]?)i?b?", re.IGNORECASE)
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 # A thin pool's blocks (device-mapper's thin-provisioning document): 64 KiB to 1 GiB, in steps of 64 KiB.
 _BLOCK, _MAX_BLOCK = 64 << 10, 1 << 30
@@ -63,13 +62,7 @@ def read_settings(options: Mapping[str, str]) -> Settings:
 
 
 def _size(name: str, options: Mapping[str, str], default: str) -> int:
-    """docker counts in 1,024s here."""
-    text = options.get(name, default)
-    found = _SIZE.fullmatch(text)
-    size = 0 if found is None else int(float(found[1]) * 1024 ** " kmgt".index(found[2].lower() or " "))
-    if not 0 < size < 1 << 60:
-        raise InvalidInput(f"dm.{name}: expected a size such as 10G, got {text!r}")
-    return size
+    return parse_size(options.get(name, default), f"dm.{name}")
 
 
 def _words(name: str, options: Mapping[str, str]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from lamina.content.durable import make_directory, sync_directory, write_file
+from lamina.content.durable import is_still_at, make_directory, sync_directory, write_file
 from lamina.snapshot.devicemapper import filesystem, ioctl
 from lamina.snapshot.devicemapper.devices import Devices, Volume
 from lamina.snapshot.devicemapper.filesystem import Contents
@@ -118,13 +118,20 @@ class Volumes:
 
     @contextlib.contextmanager
     def _base_locked(self) -> Iterator[None]:
-        make_directory(self._home)
-        descriptor = os.open(self._home / _BASE_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+        lock = self._home / _BASE_LOCK
+        while True:
+            make_directory(self._home)
+            try:
+                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:  # who withdraws took the directory away
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if is_still_at(lock, descriptor):
+                    yield
+                    return
+            finally:
+                os.close(descriptor)
 
     def _make_base(self) -> Base:
         kind = self._settings.filesystem
@@ -222,6 +229,24 @@ class Volumes:
             found = read_superblock(node)
             return self.devices.mapped(volume) == 0 if found is None else found.uuid == self._uuid()
         return True  # there is no such device
+
+    def withdraw(self) -> int:
+        """The base, where nothing is made of it, and a pool in files of ours. The bytes freed.
+
+        Who reads of the base meanwhile finds it gone, and makes another one.
+        """
+        with self._base_locked():
+            base = self._read_base()
+            if self._known() or self._directories.names() - {"" if base is None else base.volume.id}:
+                return 0
+            if base is not None:
+                (self._home / _BASE).unlink()
+                sync_directory(self._home)
+                self.discard(base.volume)
+            freed = self.devices.withdraw()
+            for name in () if self._directories.names() else (_UUID, _BASE_LOCK):
+                (self._home / name).unlink(missing_ok=True)
+        return freed
 
     def _uuid(self) -> str:
         """Of the filesystem that is on the base, and so on every device of this state directory."""

@@ -16,6 +16,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from lamina.snapshot.zfs.pending import wait_until_told
 MARK = "lamina:root"
 _TREE = "tree"
 _IDENTITY = "root-id"
+# Of a directory of ours, and of a snapshot that somebody compares.
+_NAME = re.compile("[0-9a-f]{32}")
 # What a dataset above ours may have switched off. Compression, checksums and the like are its owner's choice.
 _PLAIN = {
     "canmount": "noauto", "atime": "off", "devices": "on", "exec": "on", "setuid": "on", "readonly": "off",
@@ -73,6 +76,26 @@ class Datasets:
             except BaseException:
                 self._give_up(dataset)
                 raise
+
+    @contextlib.contextmanager
+    def standing_still(self, dataset: str) -> Iterator[str]:
+        """A snapshot for the time of the block, named like a directory that is locked meanwhile."""
+        with self.directories.new() as directory:
+            taken = f"{dataset}@{directory.name}"
+            try:
+                program.take_snapshot(taken)
+                yield taken
+            finally:
+                if self._destroyed(taken):
+                    self.directories.discard(directory)
+
+    def _destroyed(self, snapshot: str) -> bool:
+        """Or left to :meth:`sweep`."""
+        try:
+            program.destroy(snapshot, patience=_SWEEP_PATIENCE)
+        except LaminaError:
+            return False
+        return True
 
     def _make(self, dataset: str, origin: str) -> None:
         path = self.path(dataset)
@@ -187,6 +210,9 @@ class Datasets:
         for dataset in self._lost(known):
             lost.append(_id(dataset))
             yield self.home / _id(dataset), _size(dataset)
+        for snapshot in self._lost_snapshots(known):
+            lost.append(_id(snapshot))
+            yield self.home / _id(snapshot), _size(snapshot)
         yield from self.directories.leftovers(lambda: {*map(_id, known()), *lost})
 
     def sweep(self, known: Callable[[], Collection[str]]) -> int:
@@ -201,6 +227,12 @@ class Datasets:
                     freed, is_progress = freed + size, True
                 else:
                     remaining.add(_id(dataset))
+        for snapshot in self._lost_snapshots(known):
+            size = _size(snapshot)
+            if self._destroyed(snapshot):
+                freed += size
+            else:
+                remaining.add(_id(snapshot))
         return freed + self.directories.sweep(lambda: {*map(_id, known()), *remaining})
 
     def _lost(self, known: Callable[[], Collection[str]]) -> Iterator[str]:
@@ -214,17 +246,33 @@ class Datasets:
                 if is_free and dataset not in known():
                     yield dataset
 
+    def _lost_snapshots(self, known: Callable[[], Collection[str]]) -> Iterator[str]:
+        """Of comparisons that died; each is locked while it is looked at."""
+        rows = known()
+        ours = set(self._ours(rows))
+        for parent in self._parents(rows) if ours else ():
+            for snapshot in program.snapshots(parent):
+                dataset, _, name = snapshot.partition("@")
+                if dataset not in ours or not _NAME.fullmatch(name):
+                    continue
+                with _locked(self.home / name, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_free:
+                    if is_free:
+                        yield snapshot
+
     def _ours(self, rows: Collection[str]) -> list[str]:
         """Last made first, as far as zfs lists them so; none where no dataset was ever made."""
         if not (self.home / _IDENTITY).exists():
             return []
+        return [
+            dataset for parent in self._parents(rows)
+            for dataset in reversed(program.marked(parent, MARK, self.identity()))
+        ]
+
+    def _parents(self, rows: Collection[str]) -> list[str]:
         parents = {row.rpartition("/")[0] for row in rows}
         with contextlib.suppress(DriverUnavailable):  # it needs a name to make some, not to have some
             parents.add(self._parent())
-        return [
-            dataset for parent in sorted(parents)
-            for dataset in reversed(program.marked(parent, MARK, self.identity()))
-        ]
+        return sorted(parents)
 
     def _empty(self, doomed: Path) -> None:
         """A directory of ours, of which what is mounted in it is no part: while something is, it stays."""
@@ -234,8 +282,9 @@ class Datasets:
             self._hands.empty(doomed)
 
 
-def _id(dataset: str) -> str:
-    return dataset.rpartition("/")[2]
+def _id(name: str) -> str:
+    """Of a dataset, or of a snapshot of ours: what its directory is called."""
+    return name.rpartition("/")[2].rpartition("@")[2]
 
 
 def _size(dataset: str) -> int:

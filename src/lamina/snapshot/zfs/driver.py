@@ -26,6 +26,7 @@ from lamina.snapshot.snapshotter import (
     DriverUnavailable,
     Form,
     Mount,
+    OwnPlace,
     Reception,
     SnapshotInfo,
     SnapshotInUse,
@@ -43,6 +44,8 @@ OPTIONS = ("fsname",)
 # What a dataset takes for itself, and a little.
 MIN_LIMIT = 1 << 20
 _SNAPSHOT = "snapshot"
+# zfs sends what was written too: of more than this, looking at every file is the faster way.
+_MOST_SENT = 1 << 30
 
 
 def open_driver(
@@ -212,23 +215,66 @@ class ZfsSnapshotter:
             raise InvalidInput(f"{size} bytes: a container on zfs takes at least {MIN_LIMIT}")
         program.set_property(row.data["dataset"], "quota", str(size))
 
+    def room(self) -> OwnPlace:
+        """See :class:`~lamina.snapshot.snapshotter.KeepsElsewhere`."""
+        parent = self._parent()
+        return OwnPlace(
+            name=parent, free=program.number(parent, "available"), is_plain=program.is_plain(parent)
+        )
+
     # -- what an active snapshot changed
 
     @contextlib.contextmanager
     def holding_difference(self, key: str) -> Iterator[Difference]:
-        """Both trees, the parent's as a clone for the time."""
+        """Both trees as clones, and where they may differ; or else the tree as it is, anywhere."""
         row = self._table.get(key, SnapshotKind.ACTIVE)
-        upper = (self._bind(row.data["dataset"]),)
-        if not row.info.parent:
-            yield Difference(upper=upper)
+        parent = row.info.parent
+        if not parent:
+            yield Difference(upper=(self._bind(row.data["dataset"]),))
             return
-        with self._look(row.info.parent) as path:
-            yield Difference(upper=upper, lower=(Mount(type="bind", source=str(path), options=("ro",)),))
+        with self._look(parent) as below, contextlib.ExitStack() as stack:
+            lower = (_bound(below, is_read_only=True),)
+            still = self._changed(row, stack)
+            if still is None:
+                yield Difference(upper=(self._bind(row.data["dataset"]),), lower=lower)
+                return
+            from lamina.snapshot.inodes import touched_inodes  # noqa: PLC0415 - for diff and commit alone
+
+            path, inodes = still
+            touched = touched_inodes(below, path, inodes.__contains__)
+            yield Difference(upper=(_bound(path),), lower=lower, touched=touched)
+
+    def _changed(self, row: Row, stack: contextlib.ExitStack) -> tuple[Path, frozenset[int]] | None:
+        """The tree as it is now, until the stack ends, and its inodes that are not as in the parent.
+
+        ``None`` where zfs cannot say, or would read more than comparing whole trees does.
+        """
+        if program.is_in_kernel():
+            return None
+        from lamina.snapshot.zfs.sent import read_sent  # noqa: PLC0415 - for diff and commit alone
+
+        dataset = row.data["dataset"]
+        try:
+            self._hands.run("sync", path=str(self._datasets.mounted(dataset)))
+            with contextlib.ExitStack() as trial:
+                taken = trial.enter_context(self._datasets.standing_still(dataset))
+                if program.number(dataset, "used") > _MOST_SENT:
+                    return None
+                with program.sending(self._origin(row.info.parent), taken) as stream:
+                    inodes = read_sent(stream)
+                path = trial.enter_context(self._clone("", taken))
+                stack.enter_context(trial.pop_all())
+        except (LaminaError, OSError):
+            return None
+        return path, inodes
+
+    def _look(self, parent: str) -> contextlib.AbstractContextManager[Path]:
+        """A committed tree for the time of the block."""
+        return self._clone(parent, self._origin(parent))
 
     @contextlib.contextmanager
-    def _look(self, parent: str) -> Iterator[Path]:
-        """A committed tree for the time of the block."""
-        with self._new(parent, self._origin(parent)) as dataset:
+    def _clone(self, parent: str, origin: str) -> Iterator[Path]:
+        with self._new(parent, origin) as dataset:
             yield self._datasets.path(dataset)
             self._datasets.discard(dataset)
 
@@ -274,10 +320,13 @@ class ZfsSnapshotter:
             yield dataset
 
     def _bind(self, dataset: str, *, is_read_only: bool = False) -> Mount:
-        options = ("ro",) if is_read_only else ()
-        return Mount(type="bind", source=str(self._datasets.mounted(dataset)), options=options)
+        return _bound(self._datasets.mounted(dataset), is_read_only=is_read_only)
 
     def _insist_unmounted(self, row: Row) -> None:
         where = self._datasets.shown_elsewhere(row.data["dataset"])
         if where:
             raise SnapshotInUse(f"{row.info.key}: mounted on {where}; unmount it first")
+
+
+def _bound(path: Path, *, is_read_only: bool = False) -> Mount:
+    return Mount(type="bind", source=str(path), options=("ro",) if is_read_only else ())

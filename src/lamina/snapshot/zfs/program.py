@@ -15,9 +15,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 from lamina.errors import Conflict, InvalidInput, LaminaError, NotFound, Unavailable, Unsupported
 from lamina.snapshot.snapshotter import DriverUnavailable
+
+if TYPE_CHECKING:
+    from subprocess import Popen
 
 # What calls get from a mount whose daemon is gone, and those that were on the way when it died.
 DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
@@ -109,6 +113,27 @@ def take_snapshot(snapshot: str) -> None:
         _zfs("snapshot", snapshot)
 
 
+@contextlib.contextmanager
+def sending(origin: str, snapshot: str) -> Iterator[IO[bytes]]:
+    """The stream that makes one snapshot of another, while zfs writes it."""
+    with _started("send", "-i", origin, snapshot, is_text=False) as process, _watched(process):
+        assert process.stdout is not None
+        try:
+            yield process.stdout
+        except BaseException:
+            process.kill()
+            raise
+        _insist(process, "send", snapshot, process.communicate()[1].decode(errors="replace"))
+
+
+def snapshots(below: str) -> list[str]:
+    """With their datasets' names; none, if ``below`` is not there."""
+    try:
+        return _zfs("list", "-H", "-r", "-t", "snapshot", "-o", "name", below).splitlines()
+    except DatasetNotFound:
+        return []
+
+
 def destroy(dataset: str, *, patience: float = PATIENCE) -> None:
     """With its snapshots, whoever took them; what is not there is fine.
 
@@ -168,6 +193,11 @@ def number(dataset: str, name: str) -> int:
     return int(_zfs("get", "-H", "-p", "-o", "value", name, dataset))
 
 
+def is_plain(dataset: str) -> bool:
+    """Whether what is written into it is neither compressed nor shared."""
+    return _zfs("get", "-H", "-o", "value", "compression,dedup", dataset).split() == ["off", "off"]
+
+
 def exists(dataset: str) -> bool:
     try:
         return _zfs("get", "-H", "-o", "value", "type", dataset).strip() == "filesystem"
@@ -224,26 +254,40 @@ def patiently(seconds: float) -> Iterator[None]:
 
 def _zfs(verb: str, *words: str, held: Sequence[int] = ()) -> str:
     """What it prints. Raises one of the errors above."""
+    with _started(verb, *words, held=held) as process:
+        with _watched(process):
+            out, complaint = process.communicate()
+        _insist(process, verb, words[-1], complaint)
+    return str(out)
+
+
+def _started(verb: str, *words: str, held: Sequence[int] = (), is_text: bool = True) -> Popen[Any]:
     import subprocess  # noqa: PLC0415 - for what is really done with datasets
 
-    subject = words[-1]
     environment = {**os.environ, "LC_ALL": "C", "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
     try:
-        process = subprocess.Popen(
-            [_PROGRAM, verb, *words], text=True, errors="replace", env=environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=held,
+        return subprocess.Popen(
+            [_PROGRAM, verb, *words], text=is_text, errors="replace" if is_text else None, env=environment,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=held,
         )
     except FileNotFoundError:
         raise DriverUnavailable(
             "storage driver zfs: the program zfs is missing (Debian: zfsutils-linux, or zfs-fuse)"
         ) from None
-    # A time-out of ``subprocess`` looks at the process now and then: 3 ms later than this on average.
+
+
+@contextlib.contextmanager
+def _watched(process: Popen[Any]) -> Iterator[None]:
+    """A time-out of ``subprocess`` looks at the process now and then: 3 ms later than this on average."""
     watch = threading.Timer(_SECONDS, process.kill)
     watch.start()
     try:
-        out, complaint = process.communicate()
+        yield
     finally:
         watch.cancel()
+
+
+def _insist(process: Popen[Any], verb: str, subject: str, complaint: str) -> None:
     if process.returncode == -signal.SIGKILL:
         raise ZfsUnreachable(
             f"{subject}: zfs {verb} was killed, or has not ended after {_SECONDS} s; `zpool status` says "
@@ -251,7 +295,6 @@ def _zfs(verb: str, *words: str, held: Sequence[int] = ()) -> str:
         )
     if process.returncode != 0:
         raise explained(verb, subject, complaint)
-    return out
 
 
 def explained(verb: str, subject: str, complaint: str) -> LaminaError:
