@@ -15,6 +15,7 @@ from lamina.content.state import State
 from lamina.engine import checking
 from lamina.engine.drivers import chosen, listing
 from lamina.engine.engine import Engine
+from lamina.engine.leaving import leave
 from lamina.engine.migrating import StateInUse, _alone, migrate
 from lamina.engine.misplaced import misplaced, sweep
 from lamina.engine.moving import has_layer
@@ -24,9 +25,9 @@ from lamina.errors import InvalidInput
 from lamina.runtime.container import Container, ContainerDirectory
 from lamina.runtime.records import ContainerTable
 from lamina.snapshot import drivers
-from lamina.snapshot.choice import choice_file
+from lamina.snapshot.choice import choice_file, read_choice
 from lamina.snapshot.copying import CopyingSnapshotter
-from lamina.snapshot.directories import Directories
+from lamina.snapshot.directories import Directories, locked_home
 from lamina.snapshot.hands import Hands
 from lamina.snapshot.layers import LayerStore
 from lamina.snapshot.metadata import SnapshotTable
@@ -120,6 +121,36 @@ def test_the_listing_counts_also_for_drivers_that_are_not_installed(engine: Engi
     assert vfs.size >= 2 * 8192
     assert (strange.is_usable, strange.is_in_use, strange.snapshots, strange.size, strange.reason) == (
         False, False, 1, None, "not installed")
+
+
+@pytest.mark.parametrize("is_dry_run", [True, False])
+@pytest.mark.parametrize("name", ["devicemapper", "vf"])
+def test_where_nothing_was_chosen_a_driver_must_work_too(tmp_path: Path, name: str, is_dry_run: bool) -> None:
+    with opened(tmp_path) as engine:
+        with pytest.raises(DriverUnavailable, match=f"storage driver {name}: "):
+            migrate(engine, name, is_dry_run=is_dry_run)
+        assert read_choice(engine.root) is None
+
+
+def test_a_home_that_somebody_has_locked_stays(tmp_path: Path) -> None:
+    """Who comes next would have the lock of another directory, and both would think that they are alone."""
+    with opened(tmp_path, "vfs") as engine:
+        home = engine.root / "snapshots/vfs"
+        with locked_home(home):
+            leave(engine.root, engine.driver)
+            assert home.is_dir()
+        leave(engine.root, engine.driver)
+        assert not home.exists()
+
+
+def test_where_nothing_was_chosen_a_dry_run_chooses_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as engine:
+        assert migrate(engine, "vfs", is_dry_run=True).sources == ()
+        assert read_choice(engine.root) is None
+        migrate(engine, "vfs")
+        choice = read_choice(engine.root)
+    assert choice is not None
+    assert (choice["driver"], choice["wanted"]) == ("vfs", True)
 
 
 # -- what is refused, and changes nothing

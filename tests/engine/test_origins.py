@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import socket
+import tempfile
+import threading
+import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from tests.engine.conftest import Registry
@@ -15,6 +20,7 @@ from lamina.engine.origins import NoLongerServed, OriginLies, OriginUnreachable
 from lamina.engine.settings import DROP
 from lamina.http.message import Headers, Request, Response
 from lamina.oci.digest import Digest
+from lamina.registry.retry import Patience
 from lamina.testing.images import directory, file, make_image, make_layer
 from lamina.values import replace
 
@@ -73,6 +79,48 @@ def lies(registry: Registry) -> None:
         return Response(status=200, headers=Headers([("Content-Length", str(len(blob)))]), body=io.BytesIO(bytes(blob)))
 
     registry.twist = twist
+
+
+class Sleeping(io.BytesIO):
+    def __init__(self, awake: threading.Event, begin: bytes) -> None:
+        super().__init__(begin)
+        self._awake = awake
+
+    def read(self, size: int | None = -1) -> bytes:
+        chunk = super().read(size)
+        if not chunk:
+            self._awake.wait(100)
+        return chunk
+
+
+@pytest.fixture
+def stalls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """``stalls(registry, part)``: sends this part of each blob and nothing more, not even a head if 0."""
+    monkeypatch.setattr("lamina.engine.origins.HASTE", Patience(attempts=1, silence=0.3))
+    awake = threading.Event()
+
+    def stall(registry: Registry, part: float, times: int = 1000, method: str = "GET") -> None:
+        left = [times]
+
+        def twist(request: Request, response: Response) -> Response:
+            if request.method != method or "/blobs/" not in request.url or left[0] == 0:
+                return response
+            left[0] -= 1
+            blob = response.read()
+            response.close()
+            if not part:
+                awake.wait(100)
+            body = Sleeping(awake, blob[: int(len(blob) * part)])
+            return Response(status=200, headers=Headers([("Content-Length", str(len(blob)))]), body=body)
+
+        registry.twist = twist
+
+    yield stall
+    awake.set()
+
+
+def asked(registry: Registry) -> int:
+    return len([url for method, url in registry.requests if method == "GET" and "/blobs/" in url])
 
 
 def here(engine: Engine) -> list[Digest]:
@@ -197,6 +245,139 @@ def test_the_beginning_of_a_liar_is_not_built_upon(
         ingest.write(b"?" * 100)
     dropping.fetch_blobs(name)
     assert here(dropping) == DIGESTS
+
+
+def ask(url: str, digest: Digest) -> tuple[int, bytes]:
+    """As who does not verify, and reads what was announced and not a byte more."""
+    with urllib.request.urlopen(f"{url}/v2/team/app/blobs/{digest}") as response:
+        try:
+            return int(response.headers["Content-Length"]), response.read()
+        except http.client.IncompleteRead as broken:
+            return int(response.headers["Content-Length"]), broken.partial
+
+
+def test_serve_never_ends_well_in_front_of_a_liar(dropping: Engine, registry: Registry, name: str) -> None:
+    dropping.pull(name)
+    lies(registry)
+    with dropping.serve(port=0) as server:
+        for digest in DIGESTS:
+            announced, got = ask(server.url, digest)
+            assert len(got) < announced
+
+
+def test_serve_passes_a_liar_over(dropping: Engine, registry: Registry, second: Registry, name: str) -> None:
+    dropping.pull(name)
+    knows(dropping, second)
+    lies(registry)
+    with dropping.serve(port=0) as server:
+        for digest in DIGESTS:
+            assert Digest.of(ask(server.url, digest)[1]) == digest
+    assert here(dropping) == []
+
+
+def test_who_does_not_answer_is_asked_last_from_then_on(
+    dropping: Engine, registry: Registry, second: Registry, name: str
+) -> None:
+    """Each question to it may take minutes."""
+    dropping.pull(name)
+    knows(dropping, second)
+    answers(registry, 500)
+    registry.requests.clear()
+    dropping.save([name], io.BytesIO())
+    assert len([url for method, url in registry.requests if method == "GET" and "/blobs/" in url]) == 1
+
+
+@pytest.mark.parametrize("part", [0, 0.5])
+def test_who_keeps_us_waiting_is_left_for_another(
+    dropping: Engine, registry: Registry, second: Registry, name: str, stalls: Callable[..., None], part: float
+) -> None:
+    dropping.settings = replace(dropping.settings, max_download_attempts=5)
+    dropping.pull(name)
+    knows(dropping, second)
+    stalls(registry, part)
+    registry.requests.clear()
+    dropping.save([name], io.BytesIO())
+    assert asked(registry) == 1
+    dropping.fetch_blobs(name)
+    assert here(dropping) == DIGESTS
+    assert asked(registry) <= 1 + len(DIGESTS)
+
+
+def test_who_keeps_the_question_waiting_is_left_as_well(
+    dropping: Engine, registry: Registry, second: Registry, name: str, stalls: Callable[..., None]
+) -> None:
+    """Whether all blobs are served is asked before anything is written."""
+    dropping.pull(name)
+    knows(dropping, second)
+    stalls(registry, 0, method="HEAD")
+    registry.requests.clear()
+    dropping.save([name], io.BytesIO())
+    assert len([url for method, url in registry.requests if method == "HEAD" and "/blobs/" in url]) == 1
+
+
+def test_a_push_waits_for_a_blob_before_it_speaks_of_it(
+    dropping: Engine, registry: Registry, second: Registry, name: str, stalls: Callable[..., None]
+) -> None:
+    """Its target would hear the first half, and then nothing for as long as the other keeps silent."""
+    dropping.pull(name)
+    knows(dropping, second)
+    stalls(registry, 0.5)
+    third = Registry()
+    begun: list[int] = []
+
+    def note(request: Request, response: Response) -> Response:
+        if request.method == "POST":
+            begun.append(asked(second))
+        return response
+
+    third.twist = note
+    try:
+        dropping.tag(name, f"{third.host}/new:1")
+        dropping.push(f"{third.host}/new:1")
+        assert list(third.repository("new").names()) == ["1"]
+    finally:
+        third.close()
+    assert len([at for at in begun if at == 0]) == 1  # the config, which is here
+
+
+@pytest.mark.parametrize("part", [0, 0.5])
+def test_who_was_left_is_asked_again_when_no_other_has_it(
+    dropping: Engine, registry: Registry, second: Registry, name: str, stalls: Callable[..., None], part: float
+) -> None:
+    dropping.pull(name)
+    knows(dropping, second)
+    answers(second, 404)
+    stalls(registry, part, times=len(DIGESTS))
+    dropping.fetch_blobs(name)
+    assert here(dropping) == DIGESTS
+
+
+def test_both_stall(
+    dropping: Engine, registry: Registry, second: Registry, name: str, stalls: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each is asked in haste, then with the patience of this registry client, and then it is over."""
+    dropping.pull(name)
+    knows(dropping, second)
+    monkeypatch.setattr(dropping.registries, "_patience", Patience(attempts=2, silence=0.4, pause=lambda _seconds: None))
+    for each in (registry, second):
+        stalls(each, 0.5)
+        each.requests.clear()
+    with pytest.raises(OriginUnreachable):
+        dropping.save([name], io.BytesIO())
+    assert (asked(registry), asked(second)) == (3, 3)
+
+
+def test_a_full_disk_keeps_nobody_from_saving(
+    dropping: Engine, second: Registry, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropping.pull(name)
+    plain, saved = io.BytesIO(), io.BytesIO()
+    dropping.save([name], plain)
+    knows(dropping, second)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_options: Path("/dev/full").open("wb"))
+    dropping.save([name], saved)
+    assert saved.getvalue() == plain.getvalue()
 
 
 # -- a layer of two blobs

@@ -311,6 +311,28 @@ def test_silence_is_waited_for_only_so_long() -> None:
         assert caught.value.may_pass
 
 
+def test_a_request_may_bring_less_patience() -> None:
+    """Also for the rest of a body that has begun; and the connection is kept for others with their own."""
+    release = threading.Event()
+
+    def think(channel: socket.socket, _said: Said) -> None:
+        release.wait(0.5)
+        channel.sendall(ok(b"late"))
+
+    def stop(channel: socket.socket, _said: Said) -> None:
+        channel.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+        release.wait(20)
+
+    with RawServer(ok(b"one"), think, stop) as server, HttpTransport(read_timeout=60) as transport:
+        hurried = Request(method="GET", url=server.url, silence=0.2)
+        with transport.send(hurried) as response:
+            assert response.read() == b"one"
+        assert fetch(transport, server.url) == b"late"
+        with transport.send(hurried) as response, pytest.raises(TimedOut):
+            response.read()
+        release.set()
+
+
 def test_an_answer_to_a_body_may_take_longer() -> None:
     def think(channel: socket.socket, _said: Said) -> None:
         time.sleep(0.5)

@@ -24,11 +24,14 @@ from tests.privileged.life import CHANGES, LAYER, LOOK, REMOVALS, SCRIPT, SEEN, 
 from tests.privileged.places import Place, disk_use, owned_directory
 
 from lamina.content.dropped import DroppedBlob
+from lamina.engine import containers, copying, removing, starting
 from lamina.engine.drivers import listing
 from lamina.engine.engine import Engine
 from lamina.engine.migrating import migrate
 from lamina.engine.misplaced import misplaced
 from lamina.engine.settings import Settings
+from lamina.events import Action, Event
+from lamina.runtime.container import observe
 from lamina.snapshot.directories import Directories
 from lamina.snapshot.hands import Hands
 from lamina.snapshot.mounting import mounted
@@ -242,6 +245,37 @@ def test_those_that_cannot_move_keep_no_other_from_it(place: Place) -> None:
         assert {row.name: row.containers for row in listing(engine) if row.containers} == {"overlay2": 2, "vfs": 1}
 
 
+def test_one_that_is_removed_meanwhile_keeps_no_other_from_moving(place: Place) -> None:
+    for name in ("one", "two", "three"):
+        place.say("create", "--name", name, "--network", "none", "base:1", "true")
+
+    def remove_another(event: Event) -> None:
+        if (event.action, event.subject) == (Action.MOVING, "one"):
+            place.say("rm", "two")
+
+    with Engine.open(settings=Settings.load({}, flags={"data-root": str(place.root)}), report=remove_another) as engine:
+        migrate(engine, "vfs")
+    assert held(place) == {"vfs"}
+
+
+def test_who_waited_for_a_container_that_moved_finds_it(place: Place) -> None:
+    """Its row was read before the wait."""
+    for name in ("started", "removed"):
+        place.say("create", "--name", name, "--network", "none", "base:1", "cat", "/data/over")
+    with Engine.open(settings=Settings.load({}, flags={"data-root": str(place.root)})) as engine:
+        started, removed = (engine.container(name).container for name in ("started", "removed"))
+        migrate(engine, "vfs")
+        directory = containers.directory_of(engine, started)
+        with copying.reached(engine, started, directory, observe(directory), []) as reach:
+            copying.copy_out(reach, "started", "/data/over", str(place.root / "over"), follow=False, keeps_ids=False)
+        assert (place.root / "over").read_text() == "as it was\n"
+        starting.start(engine, started)
+        assert engine.wait("started") == 0
+        removing.remove_locked(engine, removed, with_volumes=False)
+        assert [row.name for row in engine.containers(shows_all=True)] == ["started"]
+        assert engine.usage()[-1].total == 0
+
+
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     image, disk = tmp_path / "image", tmp_path / "disk"
     with image.open("wb") as out:
@@ -317,6 +351,20 @@ def test_a_layer_whose_blob_was_dropped_comes_from_the_old_form(tmp_path: Path) 
             migrate(engine, driver)
             insist_whole(engine, before)
             assert list(engine.layers_store.check()) == []
+
+
+@pytest.mark.parametrize("driver", ["overlay2", "erofs", "fuse-overlayfs"])
+def test_no_directory_of_the_old_driver_stays(tmp_path: Path, driver: str) -> None:
+    """Nor what was made because the topmost layer does not say what the root is like."""
+    made = make_image([[directory("", mode=0o711), directory("d")], [file("x", b"x")]], execution={"Cmd": ["x"]})
+    with opened(tmp_path, driver) as engine:
+        made.put(engine.store, "docker.io/library/app:1")
+        fill_plainly(engine, "c0")
+        assert [change.path for change in engine.container_changes("c0")] == ["/d", "/d/new"]
+        assert (tmp_path / "snapshots" / driver / "roots").exists()
+    with opened(tmp_path, "vfs") as engine:
+        migrate(engine, "vfs")
+    assert {path.name for path in (tmp_path / "snapshots").iterdir()} == {"driver.json", "vfs"}
 
 
 def fill_plainly(engine: Engine, name: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.privileged.loopdisk import wait_until_forgotten
+from tests.privileged.places import wait_for
 from tests.privileged.test_migrate import everything, insist_whole, opened, seen
 
 from lamina.engine import migrating
@@ -34,7 +35,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     try:
         yield place
     finally:
-        subprocess.run(["umount", place], check=True)
+        # A worker that ends lets go of it a moment later.
+        wait_for(lambda: subprocess.run(["umount", place], check=False).returncode == 0)
         wait_until_forgotten(image)
 
 
@@ -75,7 +77,7 @@ def test_a_disk_that_is_surely_too_small_is_refused_with_both_figures(disk: Path
     root = disk / "root"
     with opened(root, "overlay2") as engine:
         fill(engine)
-    leave(disk, 20 * MIB)
+    leave(disk, 16 * MIB)
     before = state(root)
     with opened(root, "vfs") as engine:
         for is_dry_run in (True, False):
@@ -86,8 +88,8 @@ def test_a_disk_that_is_surely_too_small_is_refused_with_both_figures(disk: Path
             assert said.endswith(
                 "MiB are free; make room (`lamina system df` shows what could go), or choose another driver")
             least, found = (int(word) for word in said.split() if word.isdigit())
-            assert 20 < least < 40
-            assert 17 <= found <= 20
+            assert 16 < least < 30
+            assert 13 <= found <= 16
         assert state(root) == before
         assert {engine.container(name).container.driver for name in ("one", "two")} == {"overlay2"}
 
@@ -122,7 +124,7 @@ def test_what_is_refused_would_not_have_fitted(
         patched.setattr(migrating, "insist_room", lambda _rooms: None)
         with opened(root, after) as engine, pytest.raises(OSError, match="No space left"):
             migrate(engine, after)
-    leave(disk, room.needed + 2 * MIB)
+    leave(disk, room.needed + 4 * MIB)  # the reserve takes two
     with opened(root, after) as engine:
         migrate(engine, after)
         insist_whole(engine, files)
@@ -138,3 +140,18 @@ def test_what_is_there_already_is_not_asked_for_again(disk: Path) -> None:
         engine.create("app:1", name="new")
     rest = dry(root, "erofs").rooms[0]
     assert LAYER <= whole.needed - rest.needed < LAYER + MIB
+
+
+def test_zeros_of_a_container_take_nothing(disk: Path) -> None:
+    """On disk they take their size where they are; the copy has holes."""
+    root = disk / "root"
+    with opened(root, "overlay2") as engine:
+        make_image([[file("small", b"s")]], execution={"Cmd": ["x"]}).put(engine.store, "docker.io/library/app:1")
+        engine.create("app:1", name="one")
+        with seen(engine, "one") as top:
+            (top / "zeros").write_bytes(bytes(40 * MIB))
+    leave(disk, 20 * MIB)
+    with opened(root, "fuse-overlayfs") as engine:
+        migrate(engine, "fuse-overlayfs")
+        with seen(engine, "one") as top:
+            assert (top / "zeros").read_bytes() == bytes(40 * MIB)

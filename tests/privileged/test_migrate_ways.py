@@ -311,11 +311,11 @@ def test_a_limit_that_a_driver_cannot_keep(root: Path) -> None:
 
 @pytest.mark.xdist_group("zfs")
 def test_a_pool_is_asked_where_the_snapshots_will_be(tmp_path: Path, parent: str) -> None:
-    run("zfs", "set", f"quota={8 << 20}", parent)
+    run("zfs", "set", f"quota={3 << 20}", parent)
     option, root = f"zfs.fsname={parent}", tmp_path / "root"
     with opened(root, "overlay2", option) as engine:
         fill_disk(engine)
-    with pytest.raises(NoRoom, match=rf"^{parent}: the migration takes 10 MiB there at least, and 7\.\d MiB"):
+    with pytest.raises(NoRoom, match=rf"^{parent}: the migration takes 4\.\d MiB there at least, and 2\.\d MiB"):
         dry(root, "zfs", option)
     run("zfs", "set", "compression=on", parent)
     notes = dry(root, "zfs", option).notes

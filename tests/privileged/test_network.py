@@ -622,6 +622,25 @@ def test_the_ports_of_one_that_has_ended_are_taken_over(world: World) -> None:
     assert ask_tcp("127.0.0.1", port) == "tcp two"
 
 
+def test_one_that_lets_go_between_two_looks_is_no_hindrance(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its port was taken when we asked, and it is nobody's when we look whose."""
+    port = free_port()
+    one = world.run("one", publish=(f"{port}:80",))
+    held = one.connected.held
+    one.connected = replace(one.connected, held=connecting.Held())
+    one.kill()
+    whole = connecting._ended_holder
+
+    def late(*arguments: object) -> Path | None:
+        disconnect(one.directory, held)
+        return whole(*arguments)
+
+    monkeypatch.setattr(connecting, "_ended_holder", late)
+    two = world.run("two", publish=(f"{port}:80",))
+    two.serve(80)
+    assert ask_tcp("127.0.0.1", port) == "tcp two"
+
+
 def test_records_of_an_earlier_run_of_the_machine_mean_nothing(world: World) -> None:
     one = world.container("one")
     plan = world.plan(one)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from tests.conftest import OrdinaryUser
 from tests.privileged.places import Place, busybox_layer, make_layout, owned_directory, wait_for
 
-from lamina.content.state import NeedsRecovery, NotWritable, State
+from lamina.content.state import State
+from lamina.content.unwritable import AlwaysChanging, NeedsRecovery, NotWritable
 from lamina.snapshot.mounting import unmount
 
 pytestmark = pytest.mark.privileged
@@ -22,7 +25,7 @@ pytestmark = pytest.mark.privileged
 READING = (
     "info", "images", "inspect base:1", "history base:1", "layers base:1", "ls base:1 /", "cat base:1 /etc/passwd",
     "blame base:1 /etc/passwd", "ps -as", "logs one", "inspect one", "diff one", "system df", "system df -v", "blobs ls",
-    "storage ls", "du base:1", "waste base:1", "secrets base:1", "builder du", "mount", "volume ls", "network ls",
+    "storage ls", "du base:1", "waste base:1", "secrets base:1", "builder du", "mount", "volume ls", "network ls", "network inspect bridge",
     "check", "save -o {out}/saved.tar base:1", "export -o {out}/image.tar base:1", "export -o {out}/one.tar one",
     "report base:1 -o {out}/report.html",
 )
@@ -61,11 +64,20 @@ def insist_readable(place: Place, out: Path, sentences: Sequence[str]) -> None:
         done = place.run(*words.format(out=out).split())
         assert done.returncode == 0, f"{words}: {done}"
         assert done.stderr in ("", "Everything is whole.\n"), f"{words}: {done}"
+    insist_known_driver(place)
     for words in WRITING:
         done = place.run(*words.format(out=out).split())
         assert done.returncode != 0, f"{words}: {done}"
         assert sum(done.stderr.count(f"{sentence}; ") for sentence in sentences) == 1, f"{words}: {done}"
         assert "Traceback" not in done.stderr
+
+
+def insist_known_driver(place: Place) -> None:
+    """What is in use is not in doubt because it cannot be tried."""
+    rows = [json.loads(line) for line in place.say("storage", "ls", "--format", "json").splitlines()]
+    assert [row["Usable"] for row in rows if row["InUse"]] == [True]
+    assert all(row["Reason"].startswith("cannot be tried: ") and "writable" in row["Reason"] for row in rows)
+    assert "Errno" not in place.say("storage", "ls")
 
 
 def test_a_filesystem_that_is_read_only(mounted: Path, tmp_path: Path) -> None:
@@ -140,3 +152,43 @@ def test_without_the_index_of_the_log_it_is_said(left_by_the_dead: Path, tmp_pat
     State(copy / "state.sqlite").close()
     os.chmod(copy, 0o755)
     assert State(copy / "state.sqlite").rows("SELECT repository FROM origins") == [("r.test/last",)]
+
+
+_BUSY = """
+import sys
+from pathlib import Path
+from lamina.content.state import State
+number = 0
+while True:
+    state = State(Path(sys.argv[1]))
+    with state.transaction() as connection:
+        connection.execute("DELETE FROM origins")
+        connection.executemany("INSERT INTO origins VALUES (?, ?)", [
+            (f"sha256:{n}", f"r.test/{number}" + "x" * 200) for n in range(2000)])
+    state.close()  # what is in the log comes into the file
+    number += 1
+"""
+
+
+def test_somebody_else_may_write_all_the_while(tmp_path: Path) -> None:
+    """Through another mount: what one reads is one state of the file, and the last one soon."""
+    live, read = tmp_path / "live", tmp_path / "read"
+    for directory in (live, read):
+        directory.mkdir()
+    State(live / "state.sqlite").close()
+    subprocess.run(["mount", "--bind", live, read], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", read], check=True)
+    state = State(read / "state.sqlite")
+    with subprocess.Popen([sys.executable, "-c", _BUSY, live / "state.sqlite"]) as writer:
+        seen = set()
+        try:
+            wait_for(lambda: state.rows("SELECT count(*) FROM origins") == [(2000,)])
+            while len(seen) < 12:
+                with suppress(AlwaysChanging, NeedsRecovery):
+                    ((count, first, last),) = state.rows("SELECT count(*), min(repository), max(repository) FROM origins")
+                    assert (count, first) == (2000, last)
+                    seen.add(first)
+        finally:
+            writer.kill()
+    state.close()
+    unmount(read, lazily=True)

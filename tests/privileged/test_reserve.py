@@ -111,6 +111,18 @@ def test_a_small_disk_is_emptied_too(small_disk: Path) -> None:
         assert place.run("check").stderr == "Everything is whole.\n"
 
 
+def test_many_at_once_take_turns(small_disk: Path) -> None:
+    """The first one has given the reserve up, and not freed anything yet, when the others come."""
+    names = [f"c{number}" for number in range(5)]
+    with based(small_disk / "root", "embedded") as place:
+        for name in names:
+            place.say("create", "--name", name, "--network", "none", "base:1", "true")
+        fill(small_disk)
+        running = [place.start("rm", name) for name in names]
+        assert [(each.communicate(timeout=60)[1], each.returncode) for each in running] == [("", 0)] * len(names)
+        assert place.ids() == []
+
+
 def test_a_full_disk_locks_nobody_out(disk: Path) -> None:
     with based(disk / "root", "embedded") as place:
         name = place.say("run", "-d", "--name", "one", "--network", "none", "base:1", "sleep", "600").strip()

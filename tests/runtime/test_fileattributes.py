@@ -100,6 +100,16 @@ def test_what_one_rule_lets_pass_it_still_does(profile: dict[str, Any], descript
         assert answer(without_attributes(profile), (descriptor, request, 0)) == found
 
 
+@given(profiles(exact), actions, st.integers(0, 4), st.integers(0, 5), requests)
+def test_a_rule_without_conditions_beats_the_others_as_before(
+    profile: dict[str, Any], action: str, place: int, descriptor: int, request: int
+) -> None:
+    profile["syscalls"].insert(place, {"names": ["ioctl"], "action": action})
+    if not is_forbidden(request):
+        found = answer(profile, (descriptor, request, 0))
+        assert answer(without_attributes(profile), (descriptor, request, 0)) == found
+
+
 @given(requests)
 def test_everything_else_is_allowed(request: int) -> None:
     expected = not is_forbidden(request)
@@ -127,6 +137,30 @@ def test_a_profile_of_somebody_who_allows_more() -> None:
     ]
     nothing = {"defaultAction": REFUSE, "syscalls": [{"names": ["read"], "action": ALLOW}]}
     assert without_attributes(nothing) == nothing
+
+
+def test_a_profile_that_is_no_filter_kills_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`{}` lists no architectures, and i386 programs ran with it."""
+    monkeypatch.setattr("lamina.runtime.fileattributes.is_bounded", lambda _root: True)
+    file = tmp_path / "profile"
+    file.write_text("{}")
+    found = guarded(read_profile(str(file), (), "amd64"), 0)
+    assert found == guarded(None, 0)
+    assert found is not None
+    assert found["architectures"] == open_profile(os.uname().machine)["architectures"]
+
+
+def test_a_profile_that_becomes_too_long_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.runtime.fileattributes.is_bounded", lambda _root: True)
+    rules = [{"names": ["ioctl"], "action": ALLOW, "args": [{"index": 0, "op": "SCMP_CMP_EQ", "value": number}]}
+             for number in range(40)]
+    profile = {"defaultAction": REFUSE, "syscalls": rules}
+    bpf.compile_filter(profile)
+    with pytest.raises(bpf.ProgramTooLong, match=r"size limit makes the profile \d+ instructions .*, or no size limit$"):
+        guarded(profile, 0)
+    assert guarded(profile, 0, is_compiled_here=False) == without_attributes(profile)
+    with pytest.raises(bpf.ProgramTooLong, match=r"^seccomp: the profile takes"):
+        guarded({**profile, "syscalls": rules * 30}, 0)
 
 
 def test_who_is_not_bounded_may_do_as_before(tmp_path: Path) -> None:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 from lamina.content.state import State
+from lamina.engine.leaving import migrating_alone
 from lamina.errors import InvalidInput
 from lamina.snapshot import drivers, probing
+from lamina.snapshot.choice import read_choice
 from lamina.snapshot.copying import CopyingSnapshotter
 from lamina.snapshot.drivers import ORDER, read_options
 from lamina.snapshot.hands import Hands
 from lamina.snapshot.layers import LayerStore
 from lamina.snapshot.namespace import Identity, Ownership, unprivileged_identity
-from lamina.snapshot.probing import choose, probe, reopen
+from lamina.snapshot.probing import _remember_options, choose, probe, remember, reopen
 from lamina.snapshot.snapshotter import DriverUnavailable
 
 
@@ -253,7 +256,66 @@ def test_an_option_that_was_misspelled(text: str, advice: str) -> None:
     assert str(found.value).endswith(advice)
 
 
+@pytest.mark.parametrize(("text", "meant"), [
+    ("btrf.min_space=1G", "btrfs"), ("overlya2.size=10G", "overlay2"), ("fuse_overlayf.mount_program=x", "fuse_overlayfs"),
+    ("Overlay2.size=1G", "overlay2"), ("od.size=1", "odd"),
+])
+def test_a_driver_that_was_misspelled_in_an_option(picky: None, text: str, meant: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"no storage driver is called '\w+'; did you mean {meant}\?$"):
+        read_options([text])
+
+
+@pytest.mark.parametrize("text", ["odd.size=1", "dm.basesize=1G", "aufs.size=1", "plain.home=/mnt", "x.y=z"])
+def test_an_option_of_a_driver_that_is_installed_or_like_no_other(picky: None, text: str) -> None:
+    assert list(read_options([text]).values()) == [text.partition("=")[2]]
+
+
 @pytest.mark.parametrize("text", ["size=1", "overlay2.nonsense=1", "vfs", "vfs.=1", "=", "vfs.size"])
 def test_bad_options(text: str) -> None:
     with pytest.raises(InvalidInput, match="storage option"):
         read_options([text])
+
+
+# -- several processes
+
+
+def test_who_writes_down_options_takes_nothing_away(tmp_path: Path) -> None:
+    """Not another's options, and not the driver that a migration has just made the choice."""
+    remember(tmp_path, "vfs", unprivileged_identity())
+    with ThreadPoolExecutor(9) as threads:
+        done = [
+            threads.submit(_remember_options, tmp_path, "vfs", {f"vfs.{name}{number}": "x"})
+            for number in range(8) for name in "abcdefgh"
+        ]
+        done.append(threads.submit(remember, tmp_path, "overlay2", unprivileged_identity(), is_wanted=True))
+        for each in done:
+            each.result()
+    choice = read_choice(tmp_path)
+    assert choice is not None
+    assert (choice["driver"], choice["wanted"], len(choice["options"])) == ("overlay2", True, 64)
+
+
+def test_while_a_migration_holds_its_lock_options_are_written_down(tmp_path: Path, state: State, picky: None) -> None:
+    assert chosen(tmp_path, state, "odd", "odd.size=1") == "odd"
+    with migrating_alone(tmp_path):
+        assert chosen(tmp_path, state, None, "odd.more=x") == "odd"
+    assert remembered(tmp_path) == {"odd.size": "1", "odd.more": "x"}
+
+
+@pytest.mark.parametrize("wanted", [None, "odd"])
+def test_who_chose_first_has_chosen(
+    tmp_path: Path, state: State, picky: None, monkeypatch: pytest.MonkeyPatch, wanted: str | None
+) -> None:
+    """Also while another process was still trying drivers."""
+    look = drivers.Driver.reason_against
+
+    def trying(driver: drivers.Driver, root: Path, hands: Hands, options: drivers.Options) -> str:
+        if read_choice(root) is None:
+            remember(root, "vfs", unprivileged_identity())
+        return look(driver, root, hands, options)
+
+    monkeypatch.setattr(drivers.Driver, "reason_against", trying)
+    assert chosen(tmp_path, state, wanted, "odd.size=1") == (wanted or "vfs")
+    choice = read_choice(tmp_path)
+    assert choice is not None
+    assert choice["driver"] == "vfs"

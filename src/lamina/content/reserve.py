@@ -8,7 +8,9 @@ is nothing else.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import time
 from pathlib import Path
 
 # For the log of removing a few things; a long log is brought back into the file before it is this long.
@@ -17,6 +19,8 @@ _LEAST = 128 << 10
 # Of what is free when it is made, and of the whole disk when it is made again.
 _SHARE, _LARGEST_SHARE = 32, 16
 _NAME = "reserve"
+# Seconds to wait for who lives on it, and between looking.
+_PATIENCE, _PAUSE = 3.0, 0.02
 
 
 def free_bytes(directory: Path) -> int:
@@ -82,6 +86,22 @@ def _make(path: Path, size: int) -> None:
         raise
     finally:
         os.close(descriptor)
+
+
+def take_turn(directory: Path) -> int:
+    """A lock for who is about to give it up, until that process has taken it back: closing it ends the turn.
+
+    Without, the next one finds neither the reserve nor what the first has yet to free. Nobody waits for ever:
+    a command may wait for a process that waits here.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        time.sleep(_PAUSE)
+    return descriptor
 
 
 def give_up(directory: Path) -> bool:

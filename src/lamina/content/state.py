@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lamina.content import reserve
-from lamina.errors import Denied, Unavailable, Unsupported
+from lamina.content.unwritable import NotWritable, Reader, hindrance, is_writable
+from lamina.errors import Unavailable, Unsupported
 
 SCHEMA_VERSION = 4
 LOCK_SECONDS = 30.0
@@ -135,30 +136,9 @@ class LockTimeout(Unavailable):
     pass
 
 
-class NotWritable(Denied):
-    """Of a state directory that can only be read."""
-
-
-class NeedsRecovery(Unavailable):
-    pass
-
-
 def _is_crowded(directory: Path) -> bool:
     """Not much room left, by what everybody may use: what ext4 keeps back, nobody can count on."""
     return reserve.free_bytes(directory) < _ROOM
-
-
-def _is_writable(path: Path) -> bool:
-    """Whether SQLite can do what it wants: it makes files beside its own, and removes them."""
-    return os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
-
-
-def _hindrance(directory: Path) -> str:
-    if os.statvfs(directory).f_flag & os.ST_RDONLY:
-        advice = "the filesystem is read-only; make it writable, or choose another place with --root"
-    else:
-        advice = "not writable for this user; run as its owner, or choose a place of your own with --root"
-    return f"{directory}: {advice}"
 
 
 def _insist_room(directory: Path) -> None:
@@ -183,9 +163,15 @@ class State:
         self._path = path
         self._connection: sqlite3.Connection | None = None
         self._is_on_reserve = False
+        self._turn = -1
         self._is_durable = True
-        self.is_read_only = not _is_writable(path)
-        self._open()
+        self._reader = None if is_writable(path) else Reader(path, SCHEMA_VERSION)
+        if self._reader is None:
+            self._open()
+
+    @property
+    def is_read_only(self) -> bool:
+        return self._reader is not None
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -201,19 +187,17 @@ class State:
         """
         with self._lock:
             assert not self._depth, "a transaction is open"
+            if self._reader is not None:
+                self._reader.close()
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+            self._end_turn()  # a child would have it as long as it lives
 
     def _open(self) -> sqlite3.Connection:
-        if self.is_read_only:
-            self._connection = self._open_to_read()
-            return self._connection
         directory = self._path.parent
-        if _is_crowded(directory) and reserve.give_up(directory):
-            self._is_on_reserve = True
-        else:
-            _insist_room(directory)
+        if _is_crowded(directory):
+            self._live_on_reserve(directory)
         connection = sqlite3.connect(
             self._path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -226,41 +210,26 @@ class State:
         except BaseException:
             self._connection = None
             connection.close()
+            self._end_turn()
             raise
         if not self._is_on_reserve:
             reserve.keep(directory)
         return connection
 
-    def _open_to_read(self) -> sqlite3.Connection:
-        """SQLite wants to make the index of its log even to read, unless it is told that nobody writes.
+    def _live_on_reserve(self, directory: Path) -> None:
+        if self._turn < 0:
+            self._turn = reserve.take_turn(directory)
+        if _is_crowded(directory) and reserve.give_up(directory):
+            self._is_on_reserve = True
+            return
+        if not self._is_on_reserve:
+            self._end_turn()
+        _insist_room(directory)
 
-        That is as good as true where there is no log. Where there is one it holds what was done last, and
-        is read by means of the index that must lie beside it (sqlite.org/wal.html, "Read-Only Databases").
-        """
-        log = self._path.with_name(f"{self._path.name}-wal")
-        has_log = log.exists() and log.stat().st_size > 0
-        options = "mode=ro" if has_log else "mode=ro&immutable=1"
-        connection = sqlite3.connect(
-            f"{self._path.absolute().as_uri()}?{options}", uri=True, timeout=LOCK_SECONDS,
-            isolation_level=None, check_same_thread=False,
-        )
-        try:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-        except sqlite3.OperationalError as error:
-            connection.close()
-            if not has_log:
-                raise
-            raise NeedsRecovery(
-                f"{self._path}: its log must be brought into it first, and nothing can be written here "
-                f"({error}); run any command once where that is possible"
-            ) from None
-        if version != SCHEMA_VERSION:
-            connection.close()
-            raise Unsupported(
-                f"{self._path}: has schema {version}; this lamina knows {SCHEMA_VERSION}, and cannot take it "
-                "over where nothing can be written"
-            )
-        return connection
+    def _end_turn(self) -> None:
+        if self._turn >= 0:
+            os.close(self._turn)
+            self._turn = -1
 
     @contextmanager
     def transaction(self, *, is_durable: bool = True) -> Iterator[sqlite3.Connection]:
@@ -273,7 +242,7 @@ class State:
         :class:`NotWritable`.
         """
         if self.is_read_only:
-            raise NotWritable(_hindrance(self._path.parent))
+            raise NotWritable(hindrance(self._path.parent))
         with self._lock:
             if self._depth == 0:
                 self._begin(is_durable=is_durable)
@@ -292,14 +261,19 @@ class State:
     def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
         """All rows of a query. Reads see the last commit and never wait for writers (WAL)."""
         with self._lock:
+            if self._reader is not None:
+                return self._reader.rows(statement, values)
             return self.connection.execute(statement, values).fetchall()
 
     def close(self) -> None:
         with self._lock:
+            if self._reader is not None:
+                self._reader.close()
             if self._connection is not None:
                 self._connection.close()
             if self._is_on_reserve:
                 reserve.take_back(self._path.parent)
+            self._end_turn()
 
     def _begin(self, *, is_durable: bool = True) -> None:
         if is_durable != self._is_durable:

@@ -11,7 +11,7 @@ from lamina.runtime.records import ContainerTable
 from lamina.snapshot.choice import read_choice
 from lamina.snapshot.drivers import find_driver, options_of, read_options, with_options
 from lamina.snapshot.hands import Hands
-from lamina.snapshot.probing import remember, reopen
+from lamina.snapshot.probing import remember, reopen, settled_identity
 from lamina.snapshot.snapshotter import DriverUnavailable, Snapshotter
 
 if TYPE_CHECKING:
@@ -30,13 +30,14 @@ class Drivers:
         self._options = read_options(engine.settings.storage_opts)
         choice = read_choice(engine.root)
         self.written = str(choice["driver"]) if choice is not None else ""
-        if self.written not in ("", name):
+        if self.written != name:
             self._insist_usable()
 
     def _insist_usable(self) -> None:
         """As the user whom the state directory was found to be used by."""
         driver, given = find_driver(self.name), with_options(self._remembered(), self._options)
-        with closing(Hands(self.get(self.written).identity)) as hands:
+        identity = self.get(self.written).identity if self.written else settled_identity()
+        with closing(Hands(identity)) as hands:
             reason = driver.reason_against(self.root, hands, options_of(self.name, given))
         if reason:
             raise DriverUnavailable(f"storage driver {self.name}: {reason}")
@@ -70,7 +71,7 @@ class Drivers:
     def settle(self) -> None:
         """From now on, the target is what the state directory uses."""
         identity = self.get(self.written or self.name).identity
-        remember(self.root, self.name, identity, self._remembered(), is_wanted=True)
+        remember(self.root, self.name, identity, is_wanted=True)
 
     def chosen(self) -> str:
         """What is written down now."""

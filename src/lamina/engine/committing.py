@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lamina.content.lease import Lease
 from lamina.engine.changes import apply_changes
+from lamina.engine.containers import with_layer
 from lamina.engine.families import layer_type, media_types
 from lamina.engine.images import load_record
 from lamina.engine.removed import discard
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from lamina.layer.tarstream import Writable
     from lamina.runtime.container import Container, ContainerDirectory
     from lamina.snapshot.changes import Change
+    from lamina.snapshot.snapshotter import Snapshotter
 
 _BUFFER = 1 << 18
 # A container has these settings of its own: also where they are empty, those of the image are gone.
@@ -56,7 +58,8 @@ def changes(engine: Core, container: Container, directory: ContainerDirectory) -
     """What ``diff`` shows: docker's letters and order. The container may be running."""
     from lamina.snapshot.changes import list_changes
 
-    return list_changes(engine.driver_named(container.driver), container.snapshot, stubs(directory))
+    without = stubs(directory)
+    return with_layer(engine, container, lambda driver: list_changes(driver, container.snapshot, without))
 
 
 def stubs(directory: ContainerDirectory) -> Mapping[str, str]:
@@ -156,18 +159,20 @@ class _Commit:
         from lamina.engine.layering import store_layer
         from lamina.snapshot.changes import write_layer
 
-        driver = self.engine.driver_named(container.driver)
-
-        def fill(out: Writable, builder: IndexBuilder) -> int:
-            return write_layer(driver, container.snapshot, out, builder, without).tar_size
-
         def note(diff_id: Digest) -> None:
             self._note(diff_id)
             self.layers.append(diff_id)
 
         is_docker = self.base.manifest.media_type == DOCKER_MANIFEST
         media_type = layer_media_type(Compression.NONE, is_docker)
-        self.layer = store_layer(self.engine, fill, note, media_type=media_type)
+
+        def store(driver: Snapshotter) -> Descriptor | None:
+            def fill(out: Writable, builder: IndexBuilder) -> int:
+                return write_layer(driver, container.snapshot, out, builder, without).tar_size
+
+            return store_layer(self.engine, fill, note, media_type=media_type)
+
+        self.layer = with_layer(self.engine, container, store)
 
     def document(self, execution: Mapping[str, Any], line: History, form: str) -> Manifest:
         config = _config(self.base, execution, line, None if self.layer is None else self.layer.digest)
@@ -249,7 +254,7 @@ def export(engine: Core, container: Container, out: BinaryIO) -> None:
         lease = stack.enter_context(Lease(engine.store.state, f"export {container.name}"))
         lease.hold([*base.config.diff_ids, *(layer.descriptor.digest for layer in base.layers)])
         scratch = stack.enter_context(tempfile.TemporaryFile(dir=engine.store.scratch))
-        top = _write_changes(engine, container, scratch)
+        top = with_layer(engine, container, lambda driver: _write_changes(driver, container, scratch))
         tree = open_tree(engine, base)
         tree.add(top)
         contents = stack.enter_context(Contents(engine, base))
@@ -263,13 +268,17 @@ def export(engine: Core, container: Container, out: BinaryIO) -> None:
         write_union(tree, open_data, out)
 
 
-def _write_changes(engine: Core, container: Container, scratch: BinaryIO) -> LayerIndex:
-    """The stubs too: docker exports the empty files and directories that something was mounted on."""
+def _write_changes(driver: Snapshotter, container: Container, scratch: BinaryIO) -> LayerIndex:
+    """The stubs too: docker exports the empty files and directories that something was mounted on.
+
+    Into a file that may hold what was begun with another driver.
+    """
     from lamina.snapshot.changes import write_layer
 
     index = io.BytesIO()
     builder = IndexBuilder(index)
-    driver = engine.driver_named(container.driver)
+    scratch.seek(0)
+    scratch.truncate()
     written = write_layer(driver, container.snapshot, scratch, builder)
     # Nobody asks this index which layer it is of: hashing a layer that is never kept would be for nothing.
     builder.finish(Digest.of(b""), written.tar_size)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lamina.engine.naming import check_name
 from lamina.runtime.aftermath import clean_up, is_begun
@@ -18,6 +18,7 @@ from lamina.runtime.container import (
     RESTART,
     Container,
     ContainerDirectory,
+    ContainerNotFound,
     ContainerNotRunning,
     ContainerRunning,
     ContainerState,
@@ -30,6 +31,9 @@ from lamina.values import dataclass, replace
 if TYPE_CHECKING:
     from lamina.engine.core import Core
     from lamina.runtime.cgroup import Cgroup
+    from lamina.snapshot.snapshotter import Snapshotter
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +105,31 @@ def find_live(engine: Core, name: str, verb: str) -> Seen:
     if not seen.state.is_live or not seen.state.pid:
         raise ContainerNotRunning(f"{name}: not running, so there is nothing to {verb}")
     return seen
+
+
+# -- layers
+
+
+def with_layer(engine: Core, container: Container, act: Callable[[Snapshotter], _T]) -> _T:
+    """What ``act`` makes of the driver that a container's layer is in. For who has no lock on the container.
+
+    Begun anew, once, where the layer is not found: what was read of the container may be from before it was
+    moved to another driver. Raises ``ContainerNotFound`` and ``SnapshotNotFound``, which name the container.
+    """
+    from lamina.snapshot.snapshotter import SnapshotNotFound
+
+    with contextlib.suppress(SnapshotNotFound):
+        return act(engine.driver_named(container.driver))
+    now = ContainerTable(engine.store.state).get(container.id)
+    if now is None:
+        raise ContainerNotFound(f"{container.name}: removed meanwhile")
+    try:
+        return act(engine.driver_named(now.driver))
+    except SnapshotNotFound as error:
+        raise SnapshotNotFound(
+            f"{now.name}: its layer is not in {now.driver}: it moves once more, so try again, or is lost, "
+            "as when `rm` was killed, which `lamina check` can tell"
+        ) from error
 
 
 # -- groups

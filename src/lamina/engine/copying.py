@@ -117,6 +117,7 @@ def copy_to(
 def _stopped(
     engine: Core, container: Container, directory: ContainerDirectory, lock: int, binds: Sequence[Bind]
 ) -> Reach:
+    container = ContainerTable(engine.store.state).find(container.id)  # moved to another driver, perhaps
     driver = engine.driver_named(container.driver)
     mounts = driver.mounts(container.snapshot)
     return Reach.stopped(directory, mounts, driver.identity, lock=lock, binds=binds)

@@ -66,7 +66,7 @@ def _push(engine: Core, root: Descriptor, reference: Reference, compression: str
     from lamina.engine.transfer import as_push, siblings
 
     before = reachable(engine.store, [root])
-    source = RefetchingStore(engine)
+    source = RefetchingStore(engine, is_final=True)
     sent = compress_layers(source, root, compression)
     try:
         repository = engine.registries.repository(reference)

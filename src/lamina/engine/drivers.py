@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lamina.content.unwritable import hindrance
 from lamina.snapshot.choice import choice_file, read_choice
-from lamina.snapshot.drivers import ORDER, canonical, read_options
+from lamina.snapshot.drivers import ORDER, canonical, driver_names, read_options
 from lamina.snapshot.probing import Candidate, probe
 from lamina.snapshot.snapshotter import TellsProblems
 from lamina.values import dataclass
@@ -47,7 +49,7 @@ def chosen(engine: Core) -> Chosen:
     """Which driver new images and containers get. Where nothing was chosen before, this chooses."""
     before = read_choice(engine.root)
     asked = engine.settings.storage_driver
-    candidates = tuple(probe(engine.root, read_options(engine.settings.storage_opts)))
+    candidates = _candidates(engine)
     name = engine.driver.name
     written = str(before["driver"]) if before is not None else ""
     if asked:
@@ -82,6 +84,18 @@ def listing(engine: Core) -> tuple[DriverRow, ...]:
             size=_size(engine, name) if name in counts else 0, reason=candidate.reason,
         ))
     return tuple(rows)
+
+
+def _candidates(engine: Core) -> tuple[Candidate, ...]:
+    """Trying writes. Where that cannot be, the one in use has proved itself, and nobody knows of others."""
+    snapshots = engine.root / "snapshots"
+    place = snapshots if snapshots.exists() else engine.root
+    if os.access(place, os.W_OK):
+        return tuple(probe(engine.root, read_options(engine.settings.storage_opts)))
+    reason = f"cannot be tried: {hindrance(place)}"
+    return tuple(
+        Candidate(name=name, is_usable=name == engine.driver.name, reason=reason) for name in driver_names()
+    )
 
 
 def snapshot_counts(engine: Core) -> dict[str, int]:

@@ -16,6 +16,7 @@ from lamina.content.durable import make_directory
 from lamina.errors import LaminaError
 from lamina.runtime.records import ContainerTable
 from lamina.snapshot.choice import read_choice
+from lamina.snapshot.directories import locked_home
 from lamina.snapshot.drivers import ORDER
 from lamina.snapshot.snapshotter import Snapshotter, Withdraws
 
@@ -56,8 +57,10 @@ def leave(root: Path, driver: Snapshotter) -> int:
     if any(True for _each in driver.walk()):
         return 0
     freed = driver.withdraw() if isinstance(driver, Withdraws) else 0
-    with contextlib.suppress(OSError):  # somebody makes a snapshot here, or the driver keeps something
-        os.rmdir(root / "snapshots" / driver.name)
+    home = root / "snapshots" / driver.name
+    # Somebody makes a snapshot here, or is about to; or the driver keeps something.
+    with contextlib.suppress(OSError), locked_home(home, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        os.rmdir(home)
     return freed
 
 

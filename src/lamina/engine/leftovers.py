@@ -18,6 +18,7 @@ from lamina.engine.leaving import leave_all
 from lamina.engine.reached import diff_ids_of, live_chains
 from lamina.engine.removed import Removal, Removed, remove_layers
 from lamina.oci.digest import Digest
+from lamina.snapshot import trying
 from lamina.snapshot.collect import drop_unused, unused_snapshots
 from lamina.snapshot.trees import measure
 from lamina.values import dataclass
@@ -73,7 +74,7 @@ def find_leftovers(engine: Core) -> Leftovers:
         ],
         ingests=_dead_ingests(engine),
         unfinished=[
-            *engine.layers_store.leftovers(), *removing.abandoned(engine),
+            *engine.layers_store.leftovers(), *removing.abandoned(engine), *trying.leftovers(engine.root),
             *(each for driver in engine.drivers() for each in driver.leftovers()),
         ],
     )
@@ -105,7 +106,7 @@ def sweep_leftovers(engine: Core) -> list[Removed]:
         removed.append(Removed(kind=Removal.DELETED, subject="unused snapshots", size=freed))
     removed += remove_layers(engine, [diff_id for diff_id, _size in leftovers.layers])
     swept_work = engine.layers_store.sweep() + sum(driver.sweep() for driver in engine.drivers())
-    swept_work += removing.sweep_directories(engine) + leave_all(engine)
+    swept_work += removing.sweep_directories(engine) + leave_all(engine) + trying.sweep(engine.root)
     if swept_work:
         removed.append(Removed(kind=Removal.DELETED, subject="unfinished work", size=swept_work))
     for path, size in leftovers.ingests:

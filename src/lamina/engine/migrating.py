@@ -89,7 +89,8 @@ def migrate(engine: Core, to: str, *, is_dry_run: bool = False) -> Migration:
     name = canonical(to)
     with _alone(engine), ExitStack() as stack:
         drivers = Drivers(engine, name, stack)
-        _tidy(engine)
+        if drivers.written:  # where nothing was ever chosen, looking would choose
+            _tidy(engine)
         work = _plan(engine, drivers)
         if is_dry_run:
             notes = (*work.summary.notes, *doubts(work.summary.rooms), *_untried(engine, name))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from lamina.content.reserve import free_bytes
@@ -130,7 +130,11 @@ def _telling_what_is_left(engine: Core, name: str) -> Iterator[None]:
 
 def _move(engine: Core, target: Snapshotter, opened: Opened, container: Container) -> int:
     directory, table = containers.directory_of(engine, container), ContainerTable(engine.store.state)
-    with directory.locked(PATIENCE):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(directory.locked(PATIENCE))
+        except FileNotFoundError:  # somebody removes it, or has done so
+            return 0
         now = table.get(container.id)
         if now is None or now.driver == target.name:
             return 0

@@ -66,8 +66,7 @@ def inspect(engine: Core, name: str) -> dict[str, Any]:
     records = _records(engine)
     if name in ("host", "none"):
         return _document(_placeholder(name))
-    record = records.default(engine.clock()) if name == DEFAULT_NETWORK else records.get(name)
-    return _document(record)
+    return _document(records.foreseen() if name == DEFAULT_NETWORK else records.get(name))
 
 
 def remove(engine: Core, name: str, *, in_use: Mapping[str, Iterable[str]] | None = None) -> str:

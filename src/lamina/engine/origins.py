@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
@@ -12,6 +14,7 @@ from lamina.content.store import CHUNK, BlobNotFound, VerifyingReader
 from lamina.errors import Denied, IntegrityError, LaminaError, NotFound, Unavailable
 from lamina.oci.digest import Digest
 from lamina.oci.reference import Reference
+from lamina.registry.retry import Patience
 
 if TYPE_CHECKING:
     from lamina.engine.core import Core
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 # Registries of our kind that one question for a blob may go through: they may stand in a circle.
 MAX_HOPS = 3
+# What each is given while others are left to ask. Who answers at all does so in less.
+HASTE = Patience(attempts=1, silence=10.0)
 
 
 class NoLongerServed(NotFound):
@@ -51,34 +56,44 @@ class Origins:
         self._asks_silent = asks_silent
         self._silent: dict[str, LaminaError] = {}
         self._failed: dict[tuple[Digest, str], LaminaError] = {}
+        self._hasty: dict[tuple[Digest, str], LaminaError] = {}
         self._resumed: set[Digest] = set()
 
     def open(self, blob: DroppedBlob, offset: int = 0) -> BinaryIO:
         """Verified as it is read, if it is read from its beginning. Raises as :meth:`first` does."""
-        name, stream = self.first(blob, lambda asked: (asked.name, asked.open_at(blob.descriptor, offset)))
+        asked, stream = self.first(blob, lambda asked: (asked, asked.open_at(blob.descriptor, offset)))
+        is_hurried = asked.patience is HASTE
+
+        def note(error: LaminaError) -> LaminaError:
+            self._note(blob, asked.name, error, is_hurried=is_hurried)
+            return _gone(blob, {asked.name: error})
+
         if offset:
             self._resumed.add(blob.digest)
-            return stream
-        return cast("BinaryIO", _Watched(blob, stream, name, self._failed))
+            return cast("BinaryIO", _Noting(stream, note))
+        return cast("BinaryIO", _Watched(blob, stream, note))
 
     def open_whole(self, blob: DroppedBlob) -> BinaryIO:
         """For who cannot take back what was passed on: with others to ask, read to its end first."""
         if len(self._names(blob)) > 1:
-            try:
-                file = tempfile.TemporaryFile(prefix="blob-", dir=self._engine.store.scratch)  # noqa: SIM115
-            except OSError:  # no place to write: as well as it goes, then
-                return self.open(blob)
-            try:
-                self._fill(cast("BinaryIO", file), blob)
-            except BaseException:
-                file.close()
-                raise
-            return cast("BinaryIO", file)
+            with contextlib.suppress(OSError):  # no place to write, or a full disk: as well as it goes, then
+                return self._read_whole(blob)
         return self.open(blob)
+
+    def _read_whole(self, blob: DroppedBlob) -> BinaryIO:
+        file = tempfile.TemporaryFile(prefix="blob-", dir=self._engine.store.scratch)  # noqa: SIM115
+        try:
+            self._fill(cast("BinaryIO", file), blob)
+        except BaseException:
+            with contextlib.suppress(OSError):  # what a full disk refused is tried once more
+                file.close()
+            raise
+        return cast("BinaryIO", file)
 
     def doubts(self, blob: Digest) -> int:
         """Grows when what was given for a blob was wrong, or may have been; the next time it is another's."""
-        return sum(digest == blob for digest, _name in self._failed) + (blob in self._resumed)
+        failures = [*self._failed, *self._hasty]
+        return sum(digest == blob for digest, _name in failures) + (blob in self._resumed)
 
     def first(self, blob: DroppedBlob, act: Callable[[RemoteRepository], _T]) -> _T:
         """What the first repository answers that can. The error that is raised says what the others did.
@@ -94,29 +109,69 @@ class Origins:
     def ask(
         self, blob: DroppedBlob, act: Callable[[RemoteRepository], _T]
     ) -> tuple[list[_T], dict[str, LaminaError]]:
-        """One answer, or none; and what those said, by name, who had none."""
-        complaints: dict[str, LaminaError] = {}
-        for name in self._names(blob):
-            known = self._failed.get((blob.digest, name)) or self._silent.get(Reference.parse(name).registry)
-            try:
-                if known is None:
-                    return [act(self._repository(name))], complaints
-                complaints[name] = known
-            except LaminaError as error:
-                complaints[name] = error
-                if isinstance(error, Unavailable) and not self._asks_silent:
-                    self._silent[Reference.parse(name).registry] = error
+        """One answer, or none; and what those said, by name, who had none.
+
+        Of several each is asked in haste first, and those that did not answer then once more.
+        """
+        names = self._names(blob)
+        complaints = {name: error for name in names if (error := self._known(blob, name)) is not None}
+        left = [name for name in names if name not in complaints]
+        for name in self._fresh(blob, left) if len(left) > 1 else ():
+            if answers := self._asked(name, act, complaints, HASTE):
+                return answers, complaints
+        for name in sorted(left, key=self._rank):
+            if isinstance(complaints.get(name), Unavailable | None) and (
+                answers := self._asked(name, act, complaints, None)
+            ):
+                return answers, complaints
         return [], complaints
 
-    def _names(self, blob: DroppedBlob) -> list[str]:
-        """The one that served it when it was dropped comes first."""
-        known = self._engine.store.catalog.origins(blob.digest)
-        return list(dict.fromkeys(filter(None, (blob.repository, *known))))
-
-    def _repository(self, name: str) -> RemoteRepository:
+    def _asked(
+        self, name: str, act: Callable[[RemoteRepository], _T], complaints: dict[str, LaminaError],
+        patience: Patience | None,
+    ) -> list[_T]:
         from lamina.registry.provider import via
 
-        return self._engine.registries.repository(Reference.parse(name), headers=via(self._hops + 1))
+        try:
+            return [act(self._engine.registries.repository(
+                Reference.parse(name), headers=via(self._hops + 1), patience=patience
+            ))]
+        except LaminaError as error:
+            complaints[name] = error
+            if isinstance(error, Unavailable):
+                self._silent[Reference.parse(name).registry] = error
+            return []
+
+    def _note(self, blob: DroppedBlob, name: str, error: LaminaError, *, is_hurried: bool) -> None:
+        """Of one that answered, and then failed."""
+        failures = self._hasty if is_hurried and isinstance(error, Unavailable) else self._failed
+        failures[blob.digest, name] = error
+        if isinstance(error, Unavailable):
+            self._silent[Reference.parse(name).registry] = error
+
+    def _known(self, blob: DroppedBlob, name: str) -> LaminaError | None:
+        known = self._failed.get((blob.digest, name))
+        if known is None and not self._asks_silent:
+            known = self._silent.get(Reference.parse(name).registry)
+        return known
+
+    def _fresh(self, blob: DroppedBlob, names: list[str]) -> Iterator[str]:
+        """Those that may answer at once, as far as is known when their turn comes."""
+        for name in names:
+            if not self._rank(name) and (blob.digest, name) not in self._hasty:
+                yield name
+
+    def _names(self, blob: DroppedBlob) -> list[str]:
+        """The one that served it when it was dropped comes first; who kept us waiting already, last."""
+        known = self._engine.store.catalog.origins(blob.digest)
+        return sorted(dict.fromkeys(filter(None, (blob.repository, *known))), key=self._rank)
+
+    def _rank(self, name: str) -> int:
+        """0: not known to be silent; 1: failed at once; 2: only after a while."""
+        from lamina.http.message import TimedOut
+
+        error = self._silent.get(Reference.parse(name).registry)
+        return 0 if error is None else 1 + isinstance(error, TimedOut)
 
     def _fill(self, file: BinaryIO, blob: DroppedBlob) -> None:
         """From the first that gives all of it. When all have failed, none is opened any more."""
@@ -140,21 +195,50 @@ class _Watched(VerifyingReader):
     """What goes wrong in here is written down against the repository."""
 
     def __init__(
-        self, blob: DroppedBlob, source: BinaryIO, name: str, failed: dict[tuple[Digest, str], LaminaError]
+        self, blob: DroppedBlob, source: BinaryIO, note: Callable[[LaminaError], LaminaError]
     ) -> None:
         super().__init__(blob.descriptor, source)
-        self._blob = blob
-        self._name = name
-        self._failed = failed
+        self._note = note
 
     def read(self, size: int = -1) -> bytes:
         try:
-            return super().read(size)
+            chunk = super().read(size)
+            if self._digester.size == self._expected.size:  # who knows the size may read no further
+                self._check()
         except (OriginLies, OriginUnreachable, OriginRefuses, NoLongerServed):  # reading all reads in pieces
             raise
         except LaminaError as error:
-            self._failed[self._blob.digest, self._name] = error
-            raise _gone(self._blob, {self._name: error}) from None
+            raise self._note(error) from None
+        else:
+            return chunk
+
+
+class _Noting(io.RawIOBase):
+    """The same for the end of a blob, which nobody can verify."""
+
+    def __init__(self, source: BinaryIO, note: Callable[[LaminaError], LaminaError]) -> None:
+        super().__init__()
+        self._source = source
+        self._note = note
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._source.read(size)
+        except LaminaError as error:
+            raise self._note(error) from None
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        chunk = self.read(len(buffer))
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._source.close()
+        super().close()
 
 
 def has(blob: DroppedBlob) -> Callable[[RemoteRepository], str]:

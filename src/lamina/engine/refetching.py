@@ -35,7 +35,8 @@ class RefetchingStore:
     def __init__(self, engine: Core, *, hops: int = 0, is_final: bool = False) -> None:
         """``hops``: how many of our kind have passed on already what this is asked for.
 
-        ``is_final``: nobody can take back what was read here when it turns out to be wrong.
+        ``is_final``: nobody can take back what was read here when it turns out to be wrong, or waits
+        until another has been asked.
         """
         self._engine = engine
         self._store = engine.store
@@ -44,7 +45,7 @@ class RefetchingStore:
 
     def after(self, hops: int) -> RefetchingStore | None:
         """The same for others, who may be asking because we asked them; ``None`` where that is likely."""
-        return RefetchingStore(self._engine, hops=hops) if hops < MAX_HOPS else None
+        return RefetchingStore(self._engine, hops=hops, is_final=self._is_final) if hops < MAX_HOPS else None
 
     def doubts(self, wanted: Descriptor) -> int:
         """See :class:`lamina.content.copy.SecondThoughts`."""
@@ -154,8 +155,9 @@ def bring_back(engine: Core, diff_id: Digest) -> Path | None:
 def insist_served(engine: Core, roots: Iterable[Descriptor]) -> None:
     """Raises what asking for them would, before anything is begun that needs dropped blobs of images."""
     away = {blob.digest: blob for blob in engine.store.dropped_blobs()}
+    origins = Origins(engine)
     for digest in sorted(reachable(engine.store, roots) & away.keys()) if away else ():
-        served(engine, away[digest])
+        origins.first(away[digest], has(away[digest]))
 
 
 # -- done without

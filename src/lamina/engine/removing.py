@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lamina.engine.containers import directory_of, everything, find
+from lamina.engine.containers import directory_of, everything, find, with_layer
 from lamina.engine.filters import check_filters, has_label
 from lamina.engine.stopping import await_end, intend_to_stop, kill_everything, thaw
 from lamina.runtime.aftermath import clean_up, is_begun
@@ -50,6 +50,8 @@ def remove(engine: Core, name: str, *, force: bool = False, with_volumes: bool =
 
 def remove_locked(engine: Core, container: Container, *, with_volumes: bool) -> None:
     """For the holder of the lock of a container that has ended."""
+    # Until somebody has the lock, it can be moved to another driver.
+    container = ContainerTable(engine.store.state).get(container.id) or container
     driver = engine.driver_named(container.driver)
     from lamina.runtime.removal import remove_container
 
@@ -103,8 +105,8 @@ def layer_size(engine: Core, container: Container) -> int:
     from lamina.snapshot.snapshotter import DriverUnavailable, SnapshotNotFound
 
     try:
-        return engine.driver_named(container.driver).usage(container.snapshot).size
-    except (SnapshotNotFound, DriverUnavailable):
+        return with_layer(engine, container, lambda driver: driver.usage(container.snapshot).size)
+    except (SnapshotNotFound, ContainerNotFound, DriverUnavailable):
         return 0
 
 

@@ -1,8 +1,8 @@
 """Whether there is room for what a migration writes: asked before it writes anything.
 
 Two figures for each place. What is *needed* counts every byte as often as it is written. What it takes at
-*least* leaves out all that the filesystem could compress or share, and half of what can only be guessed from
-sizes on disk; only where that is lacking is the migration refused.
+*least* leaves out all that the filesystem could compress or share, half of what is copied, and what
+containers wrote: zeros of theirs become holes. Only where that is lacking is the migration refused.
 """
 
 from __future__ import annotations
@@ -93,10 +93,10 @@ def _here(root: Path, needs: _Needs) -> Room:
     """All of it; what a container had here is free again before the next one moves."""
     kind = filesystem_of(root)
     changes = needs.arriving + 2 * needs.largest
-    guessed = changes + (needs.trees if kind in _UNSHARED else 0)
+    copied = needs.trees // 2 if kind in _UNSHARED else 0
     return Room(
         place=str(root), free=_free(root), needed=needs.forms + needs.trees + changes,
-        least=needs.forms + guessed // 2 if kind in _INCOMPRESSIBLE else 0,
+        least=needs.forms + copied if kind in _INCOMPRESSIBLE else 0,
     )
 
 
@@ -109,8 +109,10 @@ def _beside(root: Path, needs: _Needs) -> Room:
 
 
 def _elsewhere(own: OwnPlace, needs: _Needs) -> Room:
-    needed = needs.trees + needs.changes
-    return Room(place=own.name, free=own.free, needed=needed, least=needed // 2 if own.is_plain else 0)
+    return Room(
+        place=own.name, free=own.free, needed=needs.trees + needs.changes,
+        least=needs.trees // 2 if own.is_plain else 0,
+    )
 
 
 class _Needs:

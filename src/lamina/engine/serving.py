@@ -66,7 +66,7 @@ class Serving:
 def serve(engine: Core, address: str, port: int, *, read_only: bool) -> Serving:
     from lamina.engine.refetching import RefetchingStore
 
-    source = RefetchingStore(engine)
+    source = RefetchingStore(engine, is_final=True)
     return Serving(engine.store, address, port, may_write=not read_only, source=source)
 
 

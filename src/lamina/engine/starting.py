@@ -62,6 +62,7 @@ def start(
     directory = ContainerDirectory(engine.root, container.id)
     lock = _lock(engine, directory, container)
     try:
+        container = ContainerTable(engine.store.state).find(container.id)  # moved to another driver, perhaps
         _insist_ended(directory, container)
         plan, notes = plan_of(engine, container, console)
         if is_single_threaded():

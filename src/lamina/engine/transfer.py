@@ -109,7 +109,7 @@ def _push_one(engine: Core, reference: Reference, compression: str) -> Pushed:
             hold_all(engine.store, root, lease)
             repository = engine.registries.repository(reference)
             copy_graph(
-                RefetchingStore(engine), repository, root, choose=without_foreign,
+                RefetchingStore(engine, is_final=True), repository, root, choose=without_foreign,
                 origins=lambda blob: siblings(engine.store, blob, reference),
                 report=as_push(engine.report), workers=engine.settings.max_concurrent_uploads,
             )

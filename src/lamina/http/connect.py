@@ -38,6 +38,14 @@ class Dialer:
     connect_timeout: float
     read_timeout: float
 
+    def within(self, silence: float | None) -> Dialer:
+        """One that waits no longer than that."""
+        if silence is None:
+            return self
+        return Dialer(
+            connect_timeout=min(self.connect_timeout, silence), read_timeout=min(self.read_timeout, silence)
+        )
+
     def dial(self, origin: Origin, proxy: Proxy | None, contexts: Contexts) -> Channel:
         """A channel on which the HTTP request can be written."""
         if proxy is None:

@@ -179,7 +179,8 @@ def check_headers(headers: Mapping[str, str]) -> None:
 class Request:
     """``body`` is read once, by whoever carries the request, who does not close it.
 
-    A stream as body needs a Content-Length header. ``trust`` is for https. On the serving side the
+    A stream as body needs a Content-Length header. ``trust`` is for https. ``silence`` is how many
+    seconds the other side may say nothing, where the transport would wait longer. On the serving side the
     stream ends where the body ends and raises :class:`BrokenConnection` if the sender stops early.
     """
 
@@ -188,6 +189,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes | BinaryIO | None = field(default=None, repr=False)
     trust: Trust = field(default_factory=Trust, repr=False)
+    silence: float | None = None
 
 
 class DocumentTooLong(MalformedResponse):

@@ -66,6 +66,9 @@ class _Waits:
     read: float
     answer: float
 
+    def within(self, silence: float | None) -> _Waits:
+        return self if silence is None else _Waits(min(self.read, silence), min(self.answer, silence))
+
 
 class HttpTransport:
     """Sends requests to http and https URLs. Close it to close its idle connections.
@@ -113,7 +116,7 @@ class HttpTransport:
                 # streamed body, which is partly gone, only the caller can know how to go on.
                 if request.method not in _IDEMPOTENT or not isinstance(request.body, bytes | None):
                     raise
-        return self._connect(route).exchange(request, target)
+        return self._connect(route, request.silence).exchange(request, target)
 
     def close(self) -> None:
         with self._lock:
@@ -129,13 +132,13 @@ class HttpTransport:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _connect(self, route: _Route) -> _Connection:
+    def _connect(self, route: _Route, silence: float | None) -> _Connection:
         proxy = route.proxy
         contexts = Contexts(
             origin=self._context(route.trust) if route.origin.scheme == "https" else None,
             proxy=self._context(Trust()) if proxy is not None and proxy.scheme == "https" else None,
         )
-        channel = self._dialer.dial(route.origin, proxy, contexts)
+        channel = self._dialer.within(silence).dial(route.origin, proxy, contexts)
         return _Connection(channel, route, self._keep, self._waits, self._clock)
 
     def _context(self, trust: Trust) -> Any:
@@ -218,6 +221,8 @@ class _Connection:
         return Response(raw.status, Headers(raw.getheaders()), cast("BinaryIO", body))
 
     def _exchange(self, request: Request, target: str) -> _PacedResponse:
+        waits = self._waits.within(request.silence)
+        self._channel.settimeout(waits.read)
         try:
             with _plain_sentences(self._where):
                 self._send_head(request, target)
@@ -231,10 +236,10 @@ class _Connection:
             raise _Unanswered(f"{self._where}: the connection broke off while sending") from None
         if request.body is None:
             return self._read_head()
-        self._channel.settimeout(self._waits.answer)
+        self._channel.settimeout(waits.answer)
         head = self._read_head()
         with contextlib.suppress(OSError):  # closed already, where the answer had no body and no future
-            self._channel.settimeout(self._waits.read)
+            self._channel.settimeout(waits.read)
         return head
 
     def _send_head(self, request: Request, target: str) -> None:

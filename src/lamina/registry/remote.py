@@ -80,21 +80,26 @@ class RegistryClient:
         self._user_agent = user_agent
 
     def repository(
-        self, reference: Reference, *, headers: Mapping[str, str] | None = None
+        self, reference: Reference, *, headers: Mapping[str, str] | None = None,
+        patience: Patience | None = None,
     ) -> RemoteRepository:
         """The repository that the reference is in; its tag and digest play no part.
 
-        ``headers`` go with questions for blobs.
+        ``headers`` go with questions for blobs. ``patience`` is the client's if none is given.
         """
-        readers = [self.session(endpoint) for endpoint in self.settings.endpoints(reference)]
-        writer = self.session(self.settings.push_endpoint(reference))
+        readers = [
+            self.session(endpoint, patience=patience) for endpoint in self.settings.endpoints(reference)
+        ]
+        writer = self.session(self.settings.push_endpoint(reference), patience=patience)
         return RemoteRepository(reference, readers, writer, headers or {})
 
-    def session(self, endpoint: Endpoint, authorizer: Authorizer | None = None) -> Session:
+    def session(
+        self, endpoint: Endpoint, authorizer: Authorizer | None = None, patience: Patience | None = None
+    ) -> Session:
         return Session(
             endpoint, transport=self._transport, authorizer=authorizer or self._authorizer,
             settings=self.settings,
-            patience=self._patience, hosts=self._hosts, user_agent=self._user_agent,
+            patience=patience or self._patience, hosts=self._hosts, user_agent=self._user_agent,
         )
 
     def sign_in(self, registry: str, credential: Credential) -> Credential:
@@ -159,6 +164,10 @@ class RemoteRepository:
     def name(self) -> str:
         return self._reference.name
 
+    @property
+    def patience(self) -> Patience:
+        return self._readers[-1].patience
+
     # --- Reading ----------------------------------------------------------------------------------
 
     def resolve(self, name: str) -> Descriptor:
@@ -194,7 +203,7 @@ class RemoteRepository:
         reopen = lambda at: self._read(  # noqa: E731
             None, lambda session: self._open_from(session, wanted, at)
         )
-        return cast("BinaryIO", BlobStream(wanted, reopen, self._readers[-1].patience, offset))
+        return cast("BinaryIO", BlobStream(wanted, reopen, self.patience, offset))
 
     def has(self, wanted: Descriptor) -> bool:
         """Whether the registry itself has it: a mirror's word counts for nothing when we push."""

@@ -22,9 +22,13 @@ def _by_chance() -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """``pause`` sleeps for seconds, ``chance`` gives a number in [0, 1); tests give their own."""
+    """``pause`` sleeps for seconds, ``chance`` gives a number in [0, 1); tests give their own.
+
+    ``silence``: see :class:`lamina.http.message.Request`.
+    """
 
     attempts: int = 5
+    silence: float | None = None
     report: Report = silent
     pause: Callable[[float], None] = time.sleep
     chance: Callable[[], float] = _by_chance

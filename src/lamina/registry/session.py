@@ -204,7 +204,10 @@ class Session:
                 sent["Authorization"] = authorization
             trust = self.endpoint.trust if origin == home else self._settings.trust_for(origin)
             response = self._transport.send(
-                Request(method=method, url=url, headers=sent, body=body, trust=trust)
+                Request(
+                    method=method, url=url, headers=sent, body=body, trust=trust,
+                    silence=self.patience.silence,
+                )
             )
             if origin == home:
                 self._hosts.learn_answered(self.endpoint.host)
@@ -273,5 +276,8 @@ class Session:
 
     def _plain_get(self, url: str) -> Response:
         return self._transport.send(
-            Request(method="GET", url=url, headers=self._common(), trust=self.endpoint.trust)
+            Request(
+                method="GET", url=url, headers=self._common(), trust=self.endpoint.trust,
+                silence=self.patience.silence,
+            )
         )

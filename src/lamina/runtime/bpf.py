@@ -31,7 +31,7 @@ from lamina.runtime.syscallnumbers import numbers
 from lamina.values import dataclass
 
 MAX_ERRNO = 4095
-_MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
+MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 
 # SECCOMP_RET_* of linux/seccomp.h
 _KILL_PROCESS = 0x80000000
@@ -93,6 +93,12 @@ FLAGS = {
 _NEW_LISTENER = 8
 
 _Instruction = tuple[int, int, int, int]
+
+
+class ProgramTooLong(InvalidInput):
+    """``length`` is in instructions."""
+
+    length = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,9 +314,11 @@ def _by_architecture(programs: Sequence[tuple[int, list[_Instruction]]]) -> list
 
 
 def _packed(code: Sequence[_Instruction]) -> bytes:
-    if len(code) > _MAX_INSTRUCTIONS:
-        raise InvalidInput(
+    if len(code) > MAX_INSTRUCTIONS:
+        error = ProgramTooLong(
             f"seccomp: the profile takes {len(code)} instructions, and the kernel's limit is "
-            f"{_MAX_INSTRUCTIONS}; use fewer rules that look at arguments"
+            f"{MAX_INSTRUCTIONS}; use fewer rules that look at arguments"
         )
+        error.length = len(code)
+        raise error
     return b"".join([struct.pack("=HBBI", *instruction) for instruction in code])

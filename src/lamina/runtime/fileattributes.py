@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lamina.runtime.bpf import REFUSING
+from lamina.runtime.bpf import MAX_INSTRUCTIONS, REFUSING, ProgramTooLong, compile_filter
 from lamina.runtime.seccomp import open_profile
 from lamina.snapshot.projectquota import is_bounded
 
@@ -32,15 +32,40 @@ _FORBIDDEN: tuple[_Pattern, ...] = ((_MASK, _SET_FLAGS), (_MASK, _SET_ATTRIBUTES
 
 
 def guarded(
-    profile: Mapping[str, Any] | None, root: int, *, is_privileged: bool = False
+    profile: Mapping[str, Any] | None, root: int, *, is_privileged: bool = False,
+    is_compiled_here: bool = True,
 ) -> Mapping[str, Any] | None:
     """The profile of a container whose root directory is open.
 
-    One without a profile gets this much of one. Who is privileged could mount the device, too.
+    One without a profile gets this much of one. Who is privileged could mount the device, too. Where the
+    profile ``is_compiled_here``, raises ``ProgramTooLong``.
     """
     if (profile is None and is_privileged) or not is_bounded(root):
         return profile
-    return without_attributes(open_profile(os.uname().machine) if profile is None else profile)
+    if profile is None or _allows_all(profile):
+        profile = {**(profile or {}), **open_profile(os.uname().machine)}
+    found = without_attributes(profile)
+    if is_compiled_here:
+        _insist_short(profile, found)
+    return found
+
+
+def _insist_short(profile: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Says that it is our doing, unless the profile is too long as it is."""
+    try:
+        compile_filter(found)
+    except ProgramTooLong as error:
+        compile_filter(profile)
+        raise ProgramTooLong(
+            "seccomp: what keeps files of a container within its size limit makes the profile "
+            f"{error.length} instructions long, and the kernel's limit is {MAX_INSTRUCTIONS}; use fewer "
+            "rules for ioctl that look at arguments, or no size limit"
+        ) from None
+
+
+def _allows_all(profile: Mapping[str, Any]) -> bool:
+    """To programs of any architecture, listed or not; with a rule it would be those that are listed."""
+    return profile["defaultAction"] == "SCMP_ACT_ALLOW" and not profile.get("syscalls")
 
 
 def without_attributes(profile: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,12 +75,22 @@ def without_attributes(profile: Mapping[str, Any]) -> dict[str, Any]:
     """
     default = profile["defaultAction"]
     rules: list[Mapping[str, Any]] = []
-    for rule in profile.get("syscalls") or ():
+    for rule in _heeded(profile.get("syscalls") or ()):
         rules += [rule] if rule["action"] in REFUSING else _narrowed(rule, default)
     if default not in REFUSING:
         rules += [_about_request(_REFUSE, (), pattern) for pattern in _FORBIDDEN]
         rules.append({"names": ["file_setattr"], **_REFUSE})
     return {**profile, "syscalls": rules}
+
+
+def _heeded(rules: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Without what a rule for ``ioctl`` that has no conditions beats; it will have some (see ``bpf``)."""
+    plain = next((rule for rule in rules if "ioctl" in rule["names"] and not rule.get("args")), None)
+    for rule in rules:
+        if plain is None or rule is plain or "ioctl" not in rule["names"]:
+            yield rule
+        elif others := [name for name in rule["names"] if name != "ioctl"]:
+            yield {**rule, "names": others}
 
 
 def _narrowed(rule: Mapping[str, Any], default: str) -> Iterator[dict[str, Any]]:

@@ -156,7 +156,10 @@ class Preparation:
             mounts=[*([] if is_rooted else [device_mount(request) for request, _ in found]), *mounts],
             devices=[oci_device(request, status) for request, status in found] if is_rooted else [],
             device_rules=[device_rule(request, status) for request, status in found] if is_rooted else [],
-            seccomp=guarded(self._plan.seccomp, self._root, is_privileged=options.is_privileged),
+            seccomp=guarded(
+                self._plan.seccomp, self._root, is_privileged=options.is_privileged,
+                is_compiled_here=self._runtime.name == EMBEDDED,
+            ),
             security=parse_security(options.security, is_privileged=options.is_privileged),
             cgroup=self._cgroup_path(), has_cgroup2=_has_cgroup2(),
             is_user_namespace=not identity.is_initial,

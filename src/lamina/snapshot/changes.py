@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
+from lamina.errors import LaminaError
 from lamina.snapshot.reaching import reached
 from lamina.snapshot.snapshotter import Mount, SnapshotNotFound, Snapshotter
 from lamina.values import asdict, dataclass, replace
@@ -131,7 +132,7 @@ def write_layer(
 
             writer = TarWriter(out, skeleton=builder.skeleton)
             with _changes(difference, without) as changes:
-                _write(changes, writer, builder, latest)
+                _write(changes, writer, builder, latest, is_exact=is_exact)
             return LayerWritten(entries=len(builder), tar_size=writer.position)
         arguments = {"difference": difference.to_json(), "without": dict(without), "latest": latest}
         with hands.reading("write_layer", **arguments) as stream:
@@ -163,15 +164,28 @@ class _Tee:
 
 @contextmanager
 def _known(driver: Snapshotter, key: str) -> Iterator[tuple[Difference, Hands]]:
-    """Raises ``SnapshotNotFound`` at the end too: what goes away meanwhile looks as if it were deleted."""
-    with _sides(driver, key) as found:
-        yield found
+    """Raises ``SnapshotNotFound`` at the end too: what goes away meanwhile looks as if it were deleted.
+
+    And instead of what was raised because it went away.
+    """
+    try:
+        with _sides(driver, key) as found:
+            yield found
+    except SnapshotNotFound:
+        raise
+    except (LaminaError, OSError) as error:
+        _insist_there(driver, key, error)
+        raise
+    _insist_there(driver, key)
+
+
+def _insist_there(driver: Snapshotter, key: str, error: Exception | None = None) -> None:
     try:
         driver.stat(key)
     except SnapshotNotFound:
         raise SnapshotNotFound(
             f"{key}: removed, or moved to another driver, while its changes were read; try again"
-        ) from None
+        ) from error
 
 
 @contextmanager
@@ -218,15 +232,19 @@ def write_job(
     """For a worker: the tar."""
     from lamina.layer.tarstream import TarWriter  # noqa: PLC0415 - not for `diff`
 
-    with _changes(Difference.from_json(difference), without) as changes:
-        _write(changes, TarWriter(stream), None, latest)
+    found = Difference.from_json(difference)
+    with _changes(found, without) as changes:
+        _write(changes, TarWriter(stream), None, latest, is_exact=found.is_exact)
     stream.flush()
 
 
 def _write(
-    changes: Iterator[Changed], writer: TarWriter, builder: IndexBuilder | None, latest: int | None = None
+    changes: Iterator[Changed], writer: TarWriter, builder: IndexBuilder | None, latest: int | None = None,
+    *, is_exact: bool = False,
 ) -> None:
+    """``is_exact``: for who moves files elsewhere, and may move large holes."""
     from lamina.layer.upper import sayable  # noqa: PLC0415 - loaded already
+    from lamina.snapshot.holes import PastHoles  # noqa: PLC0415 - not for `diff`
 
     lost: set[str] = set()
     for change in changes:
@@ -244,7 +262,7 @@ def _write(
                     lost.add(entry.path)
                     continue
                 entry = replace(entry, size=os.fstat(file.fileno()).st_size)
-                data = _Whole(file)
+                data = _Whole(PastHoles(file.fileno()) if is_exact else file)
             begin = writer.position
             content = writer.write(entry, data)
         if builder is not None:
@@ -260,7 +278,7 @@ def _as_written(entry: Entry, begin: int, content: int) -> Entry:
 class _Whole:
     """A file that may shrink while it is read: what its header promised is filled up with zeros."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Readable) -> None:
         self._file = file
 
     def read(self, size: int = -1) -> bytes:

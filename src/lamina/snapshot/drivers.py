@@ -117,7 +117,8 @@ def entry_points() -> Iterable[EntryPoint]:
 def read_options(texts: Iterable[str]) -> dict[str, str]:
     """``dm.basesize=20G`` and its like; the driver's name is the part before the dot.
 
-    Raises ``InvalidInput``, also for a driver of ours that has no such option.
+    Raises ``InvalidInput``, also for a driver of ours that has no such option, and for one that nobody has if
+    its name is nearly another's: it could only be misspelled. Others may come to be installed.
     """
     found = {}
     for text in texts:
@@ -130,6 +131,8 @@ def read_options(texts: Iterable[str]) -> dict[str, str]:
         driver = canonical(prefix)
         if driver in _MODULES:
             _insist_known(driver, name)
+        else:
+            _insist_not_misspelled(text, prefix)
         found[f"{driver}.{name}"] = value.strip()
     return found
 
@@ -144,6 +147,13 @@ def _insist_known(driver: str, name: str) -> None:
         has = f"has {', '.join(known)}" if known else "has none"
         near = nearest(name, known)
         raise InvalidInput(f"storage option {name!r}: the driver {driver} {has}{near}")
+
+
+def _insist_not_misspelled(text: str, prefix: str) -> None:
+    names = driver_names()
+    near = "" if prefix in names else nearest(prefix.lower(), [*names, *_PREFIXES])
+    if near:
+        raise InvalidInput(f"storage option {text!r}: no storage driver is called {prefix!r}{near}")
 
 
 def with_options(known: Options, given: Options) -> dict[str, str]:

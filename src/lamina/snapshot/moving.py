@@ -18,9 +18,10 @@ from lamina.errors import Unsupported
 from lamina.layer.apply import apply
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.exactly import FLAGS, SOCKET, set_flags, without_unsayable
-from lamina.layer.root import Content, DirectoryRoot, write_all
+from lamina.layer.root import Content, DirectoryRoot
 from lamina.layer.tarstream import TarReader
 from lamina.snapshot import syscalls
+from lamina.snapshot.holes import PastHoles, WithHoles
 from lamina.snapshot.look import ownership
 from lamina.snapshot.namespace import Ownership
 from lamina.snapshot.reaching import reached
@@ -29,9 +30,8 @@ from lamina.values import asdict
 
 if TYPE_CHECKING:
     from lamina.layer import root as roots
+    from lamina.layer.tarstream import Readable
     from lamina.snapshot.hands import Hands
-
-_BLOCK = 4096
 
 
 class NotKept(Unsupported):
@@ -57,23 +57,9 @@ def _write(driver: Snapshotter, key: str, spool: BinaryIO) -> None:
     from lamina.snapshot.changes import write_layer  # noqa: PLC0415 - as above
 
     with open(os.devnull, "wb") as index:  # nobody will look into this layer
-        out = _WithHoles(spool.fileno())
+        out = WithHoles(spool.fileno())
         written = write_layer(driver, key, out, IndexBuilder(index), is_exact=True)
     os.ftruncate(spool.fileno(), written.tar_size)
-
-
-class _WithHoles:
-    """A new file in which zeros take no room. Its writer sets its size in the end."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def write(self, chunk: bytes | memoryview) -> int:
-        if len(chunk) >= _BLOCK and chunk == bytes(len(chunk)):
-            os.lseek(self._descriptor, len(chunk), os.SEEK_CUR)
-        else:
-            write_all(self._descriptor, chunk)
-        return len(chunk)
 
 
 class _ExactRoot(DirectoryRoot):
@@ -111,7 +97,7 @@ class _ExactRoot(DirectoryRoot):
                 self.refused_xattrs.add(f"chattr +{xattrs[FLAGS].decode()}")
 
     def _write(self, descriptor: int, chunk: bytes | memoryview) -> None:
-        _WithHoles(descriptor).write(chunk)
+        WithHoles(descriptor).write(chunk)
 
     def finish_file(self, descriptor: int, entry: Entry) -> None:
         os.ftruncate(descriptor, entry.size)
@@ -127,8 +113,7 @@ def apply_tar(driver: Snapshotter, key: str, tar: int) -> None:
         "keeps_owners": identity.ownership is not Ownership.SINGLE,
     }
     if identity.is_entered:
-        with open(os.dup(tar), "rb", buffering=0) as stream:
-            apply_job(stream, **arguments)
+        apply_job(PastHoles(tar), **arguments)
         return
     from lamina.content.arrival import Arrival  # noqa: PLC0415 - for who must enter a namespace
     from lamina.oci.descriptor import OCI_LAYER, Descriptor  # noqa: PLC0415 - as above
@@ -146,7 +131,7 @@ def apply_tar(driver: Snapshotter, key: str, tar: int) -> None:
         worker.close()
 
 
-def apply_job(stream: BinaryIO, *, mounts: Sequence[Mapping[str, Any]], keeps_owners: bool) -> None:
+def apply_job(stream: Readable, *, mounts: Sequence[Mapping[str, Any]], keeps_owners: bool) -> None:
     with ExitStack() as stack:
         path = stack.enter_context(reached([Mount.from_json(each) for each in mounts]))
         root = stack.enter_context(_ExactRoot(path, owner=ownership(keeps_owners)))

@@ -6,14 +6,12 @@ written down. Probing mounts nothing anywhere: a detached mount proves the same.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from lamina.content.durable import make_directory, write_file
 from lamina.content.state import State
 from lamina.errors import LaminaError
-from lamina.snapshot.choice import choice_file, read_choice
+from lamina.snapshot.choice import changing_choice, read_choice, write_choice
 from lamina.snapshot.drivers import (
     ORDER,
     Options,
@@ -63,11 +61,11 @@ def choose(
     hands = Hands(identity)
     try:
         chosen = _insist_usable(wanted, root, hands, given) if wanted else _best(root, hands, given)
-        if remembered is None:
-            remember(root, chosen, identity, to_remember(chosen, {}, given), is_wanted=wanted is not None)
-            return _open(chosen, state, layers, hands, given)
+        if remembered is None and not _is_first(root, chosen, identity, given, is_wanted=wanted is not None):
+            hands.close()
+            return choose(root, state, layers, wanted=wanted, options=options)
         driver = _open(chosen, state, layers, hands, given)
-        _remember_options(root, remembered, chosen, options or {})
+        _remember_options(root, chosen, options or {})
     except BaseException:
         hands.close()
         raise
@@ -90,7 +88,7 @@ def reopen(
         driver = _open(name, state, layers, hands, given)
         if options_of(name, given) != options_of(name, remembered["options"]):
             _insist_usable(name, root, hands, given)
-        _remember_options(root, remembered, name, options or {})
+        _remember_options(root, name, options or {})
     except BaseException:
         hands.close()
         raise
@@ -152,33 +150,51 @@ def _best(root: Path, hands: Hands, options: Options) -> str:
     raise DriverUnavailable(f"no storage driver works here ({'; '.join(reasons)})")
 
 
-def remember(
-    root: Path, driver: str, identity: Identity, options: Options | None = None, *, is_wanted: bool = False
-) -> None:
+def remember(root: Path, driver: str, identity: Identity, *, is_wanted: bool = False) -> None:
     """Makes a driver, and what this user was found to be able to do, the choice of a state directory.
 
-    ``is_wanted``: somebody has named it.
+    ``is_wanted``: somebody has named it. Options that are remembered stay.
     """
-    _write_choice(root, {
+    with changing_choice(root) as known:
+        options = known["options"] if known is not None else {}
+        write_choice(root, _choice_of(driver, identity, options, is_wanted=is_wanted))
+
+
+def _is_first(root: Path, driver: str, identity: Identity, given: Options, *, is_wanted: bool) -> bool:
+    """Whether nobody has chosen while this process was trying drivers; then this is the choice."""
+    with changing_choice(root) as known:
+        if known is not None:
+            return False
+        write_choice(root, _choice_of(driver, identity, to_remember(driver, {}, given), is_wanted=is_wanted))
+        return True
+
+
+def _choice_of(driver: str, identity: Identity, options: Options, *, is_wanted: bool) -> dict[str, Any]:
+    return {
         "driver": driver, "ownership": identity.ownership, "mounts": identity.may_mount,
-        "options": dict(options or {}), "wanted": is_wanted,
-    })
+        "options": dict(options), "wanted": is_wanted,
+    }
 
 
-def _remember_options(root: Path, remembered: dict[str, Any], driver: str, given: Options) -> None:
+def _remember_options(root: Path, driver: str, given: Options) -> None:
     """A monitor opens the driver without our settings: what they say must be there for it.
 
     Not before the driver took them: what it refuses would be in the way of every command that comes.
     """
-    remembered = read_choice(root) or remembered  # opening may have taken long
-    options = to_remember(driver, remembered["options"], given)
-    if options != remembered["options"]:
-        _write_choice(root, {**remembered, "options": options})
+    if not _with_given(read_choice(root), driver, given):  # most commands; some may not write here
+        return
+    with changing_choice(root) as known:
+        choice = _with_given(known, driver, given)
+        if choice:
+            write_choice(root, choice)
 
 
-def _write_choice(root: Path, choice: dict[str, Any]) -> None:
-    make_directory(root / "snapshots")
-    write_file(choice_file(root), json.dumps(choice).encode())
+def _with_given(known: dict[str, Any] | None, driver: str, given: Options) -> dict[str, Any]:
+    """Empty if nothing is to be written down."""
+    if known is None:
+        return {}
+    options = to_remember(driver, known["options"], given)
+    return {**known, "options": options} if options != known["options"] else {}
 
 
 def _as_remembered(choice: dict[str, Any]) -> Identity:

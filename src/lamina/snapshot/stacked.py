@@ -247,6 +247,14 @@ class StackedSnapshotter:
     def sweep(self) -> int:
         return self._directories.sweep(self._known)
 
+    def withdraw(self) -> int:
+        """See :class:`~lamina.snapshot.snapshotter.Withdraws`: who has a row may be about to mount a root."""
+        with self._state.transaction():
+            roots = self._directories.path(_ROOTS)
+            if roots.is_dir() and not any(True for _row in self._table.walk()):
+                self._directories.discard(roots)
+        return 0
+
     def _known(self) -> set[str]:
         return {_ROOTS, *(row.data["id"] for row in self._table.walk() if "id" in row.data)}
 

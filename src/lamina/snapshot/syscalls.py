@@ -124,6 +124,16 @@ def _call(name: str, *arguments: int | bytes | None, about: str = "") -> int:
     return result
 
 
+def filesystem_type(descriptor: int) -> int:
+    """The magic number of what an open file lies on (fstatfs(2))."""
+    import ctypes  # noqa: PLC0415 - see above
+
+    buffer = ctypes.create_string_buffer(256)
+    _call("fstatfs", descriptor, ctypes.addressof(buffer))
+    # A long, or 32 bits on s390x; the numbers have 32 bits at most.
+    return int.from_bytes(buffer.raw[:4], sys.byteorder)
+
+
 def load() -> None:
     """Everything that these functions need, for a process that will not be able to import it any more."""
     import fcntl  # noqa: F401, PLC0415 - see above

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from lamina.content.durable import make_directory
-from lamina.snapshot.hands import Hands
+from lamina.snapshot import trees
+from lamina.snapshot.hands import Hands, empty_anyhow
 from lamina.snapshot.namespace import Ownership
 from lamina.snapshot.snapshotter import Mount
 
+_PREFIX = ".trying-"
+# Seconds that one may take from its making to its lock.
+_YOUNG = 60.0
 LACKING = "needs CAP_SYS_ADMIN, which root lacks here, as in a container"
 
 
@@ -20,12 +26,43 @@ def scratch(root: Path, hands: Hands) -> Iterator[Path]:
     """What works on another filesystem proves nothing."""
     home = root / "snapshots"
     make_directory(home)
-    path = home / f".trying-{os.urandom(8).hex()}"
+    path = home / f"{_PREFIX}{os.urandom(8).hex()}"
     path.mkdir(mode=0o700)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield path
     finally:
         hands.empty(path)
+        os.close(descriptor)
+
+
+def leftovers(root: Path) -> Iterator[tuple[Path, int]]:
+    """What is left of trials that were killed, and the bytes on disk of each."""
+    for path in (root / "snapshots").glob(f"{_PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_ctime >= _YOUNG and _is_nobodys(path):
+                yield path, trees.measure(path).size
+
+
+def sweep(root: Path) -> int:
+    """Removes what :func:`leftovers` finds; the bytes freed."""
+    freed = 0
+    for path, size in leftovers(root):
+        empty_anyhow(path)
+        freed += size
+    return freed
+
+
+def _is_nobodys(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def owners(hands: Hands) -> str:

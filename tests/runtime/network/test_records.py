@@ -51,6 +51,18 @@ def test_the_default_network_stays_what_it_was(tmp_path: Path) -> None:
     assert records(tmp_path, ("lamina0", "10.144.0.0/20")).default(9.0) == made
 
 
+def test_to_look_at_the_default_network_makes_nothing(tmp_path: Path) -> None:
+    place = tmp_path / "networks"
+    seen = records(place).foreseen()
+    assert not place.exists()
+    made = records(place).default(5.0)
+    assert (seen.id, seen.subnets, seen.interface, seen.created) == (made.id, made.subnets, made.interface, 0.0)
+    assert records(place).foreseen() == made
+    moved = records(place, ("tun0", "10.144.0.0/16")).foreseen()
+    assert moved.subnets[0].subnet == "10.145.0.0/20"
+    assert records(place).foreseen() == made
+
+
 def test_the_default_network_moves_where_the_host_took_its_place(tmp_path: Path) -> None:
     records(tmp_path).default(5.0)
     moved = records(tmp_path, ("tun0", "10.144.0.0/16")).default(6.0)

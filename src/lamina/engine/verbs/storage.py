@@ -56,7 +56,8 @@ class StorageVerbs(Core):
     def migrate_storage(self, to: str, *, is_dry_run: bool = False) -> Migration:
         """Everything becomes another storage driver's, whose options the settings hold.
 
-        Raises ``DriverUnavailable``, and ``ContainerRunning`` or ``StateInUse`` naming what is in the way.
+        Raises ``DriverUnavailable``, ``NoRoom``, ``ContainerRunning`` or ``StateInUse`` naming what is in the
+        way, and at the end ``NotMoved`` for containers that stay with their old driver.
         """
         from lamina.engine import migrating
 

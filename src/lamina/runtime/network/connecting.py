@@ -130,17 +130,20 @@ def claimed_ports(
     """Claims the host ports. A container that has ended has a moment to let go of one, and then is helped."""
     leases = addresses.Leases(Path(plan.shared))
     limit = time.monotonic() + _PATIENCE
+    is_last = False
     while True:
         try:
             ports, held = claims.claim(plan.ports)
             break
         except claims.PortInUse:
             ended = _ended_holder(plan, leases)
-            if ended is None:
+            if ended is None and is_last:
                 raise
-            if time.monotonic() > limit:
-                disconnect(ended)
-            time.sleep(0.02)
+            is_last = ended is None  # who had one may have let go of it since we asked: once more
+            if ended is not None:
+                if time.monotonic() > limit:
+                    disconnect(ended)
+                time.sleep(0.02)
     try:
         yield ports, held
     except BaseException:

@@ -103,6 +103,9 @@ class NetworkRequest:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
+_DEFAULT = NetworkRequest(name=DEFAULT_NETWORK)
+
+
 class NetworkRecords:
     """``place`` is ``<root>/networks``; it need not exist."""
 
@@ -137,15 +140,17 @@ class NetworkRecords:
 
         One whose subnet the host has given to something else since (a VPN, say) is made again elsewhere.
         """
-        with contextlib.suppress(FileNotFoundError):
-            record = self._read(self.place / f"{DEFAULT_NETWORK}.json")
-            if not self._collides(record):
-                return record
+        found = self._usable_default()
+        if found is not None:
+            return found
         with self._locked():
-            request = NetworkRequest(name=DEFAULT_NETWORK, labels={}, options={})
-            record = self._made(request, now, start=0)
+            record = self._made(_DEFAULT, now, start=0)
             self._write(record)
             return record
+
+    def foreseen(self) -> NetworkRecord:
+        """What :meth:`default` would give now; ``created`` is 0 if it would be made. Writes nothing."""
+        return self._usable_default() or self._made(_DEFAULT, 0.0, start=0)
 
     def create(self, request: NetworkRequest, now: float) -> NetworkRecord:
         """Raises :class:`InvalidNetwork`, :class:`NetworkExists`."""
@@ -206,6 +211,12 @@ class NetworkRecords:
             number = subnets.choose((net for _, net in (*reserved, *of_host)), start)
             given.insert(0, subnets.pooled(number))
         return tuple(_with_gateway(subnet, request) for subnet in given), number
+
+    def _usable_default(self) -> NetworkRecord | None:
+        with contextlib.suppress(FileNotFoundError):
+            record = self._read(self.place / f"{DEFAULT_NETWORK}.json")
+            return None if self._collides(record) else record
+        return None
 
     def _collides(self, record: NetworkRecord) -> bool:
         return any(
