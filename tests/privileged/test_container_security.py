@@ -248,8 +248,9 @@ def look(base):
             found["host files by " + kind] = True
     try:
         for name in os.listdir(base + "fd"):
-            if stat.S_ISDIR(os.stat(f"{base}fd/{name}").st_mode):
-                found["directory"] = os.readlink(f"{base}fd/{name}")
+            status = os.stat(f"{base}fd/{name}")
+            if stat.S_ISDIR(status.st_mode) and not os.path.samestat(status, os.stat("/")):  # that one is ours
+                found["directory"] = [os.readlink(f"{base}fd/{name}"), status.st_dev, status.st_ino]
         with open(base + "maps") as maps, open(base + "mem", "r+b", buffering=0):
             if "python" in maps.read():
                 found["memory of the interpreter"] = True
