@@ -19,7 +19,17 @@ import pytest
 from tests.conftest import REPOSITORY, OrdinaryUser
 from tests.privileged.life import live, make_base
 from tests.privileged.places import Place, owned_directory, wait_for
-from tests.privileged.zfsfuse import POOL, ZfsFuse, datasets, remove_all, run, serving, unmount_below
+from tests.privileged.zfsfuse import (
+    POOL,
+    ZfsFuse,
+    bench_in,
+    datasets,
+    driver_of,
+    insist_empty,
+    run,
+    serving,
+    unmount_below,
+)
 
 from lamina.content.lease import boot_id, process_start
 from lamina.errors import InvalidInput
@@ -29,7 +39,7 @@ from lamina.snapshot.hands import Hands
 from lamina.snapshot.mounting import unmount
 from lamina.snapshot.probing import probe
 from lamina.snapshot.snapshotter import DriverUnavailable, SnapshotInUse
-from lamina.snapshot.zfs.driver import ZfsSnapshotter, try_driver
+from lamina.snapshot.zfs.driver import try_driver
 from lamina.snapshot.zfs.program import PoolFull, ZfsUnreachable, destroy
 from lamina.testing.bench import Bench
 from lamina.testing.conformance import CASES
@@ -51,26 +61,8 @@ def parent(daemon: ZfsFuse) -> str:
 
 @pytest.fixture
 def bench(parent: str) -> Iterator[Bench]:
-    with owned_directory(None) as path:
-        made = Bench("zfs", path / "state", options=[f"zfs.fsname={parent}"])
-        try:
-            yield made
-        finally:
-            made.close()
-            unmount_below(path)
-
-
-def driver_of(bench: Bench) -> ZfsSnapshotter:
-    assert isinstance(bench.driver, ZfsSnapshotter)
-    return bench.driver
-
-
-def insist_empty(bench: Bench, parent: str) -> None:
-    """All snapshots removed, nothing of them is left."""
-    remove_all(bench.driver)
-    assert datasets(parent) == []
-    assert [path.name for path in (bench.root / "snapshots" / "zfs").iterdir()] == ["root-id"]
-    assert bench.driver.sweep() == 0
+    with bench_in(parent) as made:
+        yield made
 
 
 def known(bench: Bench) -> set[str]:

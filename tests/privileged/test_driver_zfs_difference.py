@@ -17,13 +17,20 @@ import pytest
 from tests.privileged.inodework import FEW, Noting, change_few, deep, insist_same, many, touch_deep, work
 from tests.privileged.places import owned_directory, wait_for
 from tests.privileged.test_driver_btrfs_difference import Whole, found
-from tests.privileged.zfsfuse import ZfsFuse, datasets, remove_all, run, serving, unmount_below
+from tests.privileged.zfsfuse import (
+    ZfsFuse,
+    bench_in,
+    datasets,
+    driver_of,
+    insist_empty,
+    run,
+    serving,
+)
 
 from lamina.snapshot import changes
 from lamina.snapshot.changes import list_changes
 from lamina.snapshot.zfs import driver as module
 from lamina.snapshot.zfs import program
-from lamina.snapshot.zfs.driver import ZfsSnapshotter
 from lamina.testing.bench import Bench
 
 pytestmark = [pytest.mark.privileged, pytest.mark.xdist_group("zfs")]
@@ -42,24 +49,8 @@ def parent(daemon: ZfsFuse) -> str:
 
 @pytest.fixture
 def bench(parent: str) -> Iterator[Bench]:
-    with owned_directory(None) as path:
-        made = Bench("zfs", path / "state", options=[f"zfs.fsname={parent}"])
-        try:
-            yield made
-        finally:
-            made.close()
-            unmount_below(path)
-
-
-def driver_of(bench: Bench) -> ZfsSnapshotter:
-    assert isinstance(bench.driver, ZfsSnapshotter)
-    return bench.driver
-
-
-def insist_empty(bench: Bench, parent: str) -> None:
-    remove_all(bench.driver)
-    assert datasets(parent) == []
-    assert bench.driver.sweep() == 0
+    with bench_in(parent) as made:
+        yield made
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -19,10 +19,13 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tests.privileged.places import owned_directory
+
 from lamina.snapshot import syscalls
 from lamina.snapshot.mountinfo import mounts
 from lamina.snapshot.snapshotter import Snapshotter
 from lamina.snapshot.trees import remove_tree
+from lamina.snapshot.zfs.driver import ZfsSnapshotter
 from lamina.snapshot.zfs.pending import wait_until_told
 from lamina.testing.bench import CASES, Bench, Layer
 from lamina.testing.conformance import MODULES
@@ -185,6 +188,32 @@ def main(arguments: Sequence[str]) -> None:
             line = {"case": name, "problem": problem, "seconds": round(time.monotonic() - started, 2)}
             sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def bench_in(parent: str) -> Iterator[Bench]:
+    """On a state directory of its own, whose datasets are in that one."""
+    with owned_directory(None) as path:
+        made = Bench("zfs", path / "state", options=[f"zfs.fsname={parent}"])
+        try:
+            yield made
+        finally:
+            made.close()
+            unmount_below(path)
+
+
+def driver_of(bench: Bench) -> ZfsSnapshotter:
+    assert isinstance(bench.driver, ZfsSnapshotter)
+    return bench.driver
+
+
+def insist_empty(bench: Bench, parent: str) -> None:
+    """All snapshots removed, nothing of them is left."""
+    remove_all(bench.driver)
+    assert datasets(parent) == []
+    assert [path.name for path in (bench.root / "snapshots" / "zfs").iterdir()] == ["root-id"]
+    assert bench.driver.sweep() == 0
+
 
 
 if __name__ == "__main__":

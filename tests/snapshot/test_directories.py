@@ -22,7 +22,7 @@ def made(home: Path) -> Directories:
 
 def before_the_lock(monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], None]) -> None:
     """``act`` runs once, when a new directory has its name and nobody has locked it."""
-    real: Callable[[Path], AbstractContextManager[bool]] = directories._locked
+    real: Callable[[Path], AbstractContextManager[bool]] = directories.locked
     acts = [act]
 
     @contextmanager
@@ -32,7 +32,7 @@ def before_the_lock(monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], None]
         with real(path) as is_ours:
             yield is_ours
 
-    monkeypatch.setattr(directories, "_locked", locked)
+    monkeypatch.setattr(directories, "locked", locked)
 
 
 def test_a_home_that_is_taken_away_at_that_moment_is_made_again(

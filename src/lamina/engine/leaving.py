@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lamina.content.directorylock import locked
 from lamina.content.durable import make_directory
 from lamina.errors import LaminaError
 from lamina.runtime.records import ContainerTable
@@ -29,15 +30,8 @@ def migrating_alone(root: Path) -> Iterator[bool]:
     """Whether nobody else moves what is here from one driver to another; nobody does until the block ends."""
     home = root / "snapshots"
     make_directory(home)
-    descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
-    finally:
-        os.close(descriptor)
+    with locked(home) as is_alone:
+        yield is_alone
 
 
 def left(engine: Core) -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lamina.content.directorylock import locked
 from lamina.content.durable import make_directory, write_file
 
 
@@ -35,12 +35,8 @@ def changing_choice(root: Path) -> Iterator[dict[str, Any] | None]:
     """
     for name in ("snapshots", "layers"):
         make_directory(root / name)
-    descriptor = os.open(root / "layers", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with locked(root / "layers", fcntl.LOCK_EX):
         yield read_choice(root)
-    finally:
-        os.close(descriptor)
 
 
 def write_choice(root: Path, choice: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from lamina.content.directorylock import locked
 from lamina.content.durable import is_still_at, make_directory, sync_directory
 from lamina.snapshot import trees
 
@@ -45,7 +46,7 @@ class Directories:
                 path.mkdir(mode=0o700)
             except FileNotFoundError:
                 continue
-            is_ours = stack.enter_context(_locked(path))
+            is_ours = stack.enter_context(locked(path))
             if is_ours and path.exists():
                 return path
             with contextlib.suppress(OSError):  # who looked at it may not have wanted to remove it
@@ -54,7 +55,7 @@ class Directories:
     def discard(self, path: Path) -> None:
         """Gone under its name at once, and then from the disk."""
         doomed = path.with_name(f"{_REMOVING}{os.urandom(8).hex()}")
-        with _locked(path), contextlib.suppress(FileNotFoundError):
+        with locked(path), contextlib.suppress(FileNotFoundError):
             os.rename(path, doomed)
             self._empty(doomed)
 
@@ -64,7 +65,7 @@ class Directories:
         for path in self._all():
             if path.name in rows:
                 continue
-            with _locked(path) as is_ours:
+            with locked(path) as is_ours:
                 # A row may have come between the look and the lock, or who removes it may be done.
                 if is_ours and path.name not in known() and path.exists():
                     yield path, trees.measure(path).size
@@ -104,22 +105,3 @@ def locked_home(home: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
                 return
         finally:
             os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Whether the directory is ours; nobody waits."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)

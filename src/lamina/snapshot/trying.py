@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from lamina.content.directorylock import locked
 from lamina.content.durable import make_directory
 from lamina.snapshot import trees
 from lamina.snapshot.hands import Hands, empty_anyhow
@@ -55,14 +56,8 @@ def sweep(root: Path) -> int:
 
 
 def _is_nobodys(path: Path) -> bool:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
+    with locked(path) as is_ours:
+        return is_ours
 
 
 def owners(hands: Hands) -> str:

@@ -7,7 +7,6 @@ for what it says about the steps after it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from lamina.build.cache import BuildCache, StepRecord
 from lamina.content.collect import image_roots, own_size, reachable
+from lamina.content.directorylock import locked
 from lamina.content.lease import leased_content
 from lamina.engine.building.mounts import CACHES
 from lamina.engine.filters import check_filters
@@ -227,7 +227,7 @@ def _places(home: Path) -> list[Path]:
 
 
 def _is_locked(place: Path) -> bool:
-    with _alone(place) as is_alone:
+    with locked(place) as is_alone:
         return not is_alone
 
 
@@ -238,7 +238,7 @@ def _remove_mount(engine: Core, name: str) -> int:
 
     home, freed = engine.root / CACHES / name, 0
     for place in _places(home):
-        with _alone(place) as is_alone:
+        with locked(place) as is_alone:
             if not is_alone:
                 continue
             doomed = home / f"{_REMOVING}{os.urandom(8).hex()}"
@@ -246,21 +246,3 @@ def _remove_mount(engine: Core, name: str) -> int:
         freed += measure(doomed).size
         empty_anyhow(doomed)
     return freed
-
-
-@contextlib.contextmanager
-def _alone(place: Path) -> Iterator[bool]:
-    """Whether no build has it; none gets it before the block ends."""
-    try:
-        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield False
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
-    finally:
-        os.close(descriptor)

@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from lamina.content.directorylock import locked
 from lamina.content.durable import make_directory, sync_directory
 from lamina.errors import LaminaError
 from lamina.snapshot import syscalls
@@ -138,7 +139,7 @@ class Datasets:
         """Where it is mounted: before, or by this, as after a reboot or the death of a daemon."""
         if not self._is_alive(dataset):
             make_directory(self.home / _id(dataset))
-            with _locked(self.home / _id(dataset), fcntl.LOCK_EX):
+            with locked(self.home / _id(dataset), fcntl.LOCK_EX, if_gone=True):
                 self._mount(dataset)
         return self.path(dataset)
 
@@ -241,7 +242,7 @@ class Datasets:
         for dataset in self._ours(rows):
             if dataset in rows:
                 continue
-            with _locked(self.home / _id(dataset), fcntl.LOCK_EX | fcntl.LOCK_NB) as is_free:
+            with locked(self.home / _id(dataset), if_gone=True) as is_free:
                 # A row may have come between the look and the lock.
                 if is_free and dataset not in known():
                     yield dataset
@@ -255,7 +256,7 @@ class Datasets:
                 dataset, _, name = snapshot.partition("@")
                 if dataset not in ours or not _NAME.fullmatch(name):
                     continue
-                with _locked(self.home / name, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_free:
+                with locked(self.home / name, if_gone=True) as is_free:
                     if is_free:
                         yield snapshot
 
@@ -339,22 +340,3 @@ def _is_dead(path: Path) -> bool:
             return True
         raise
     return False
-
-
-@contextlib.contextmanager
-def _locked(directory: Path, how: int) -> Iterator[bool]:
-    """Whether we have it; a directory that is gone has nobody who could be at work in it."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield True
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, how)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
